@@ -1,0 +1,105 @@
+"""The order in which a run sees its images, and the loader that hands them out a batch at a time.
+
+Knows nothing about processes: Accelerate cuts the global batches made here into one piece per rank.
+"""
+
+from collections.abc import Iterator
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from alexnet_dist import seeds
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+class Batch(TypedDict):
+    """One rank's share of a global batch."""
+
+    images: torch.Tensor
+    """(B, 3, H, W) uint8"""
+    labels: torch.Tensor
+    """(B,) int64"""
+    ids: torch.Tensor
+    """(B,) int64: positions in the split, the same for every world size"""
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """The global batches of an epoch: a slice each of a permutation that depends on (seed, epoch) alone.
+
+    Accelerate cuts each batch into one piece per rank (`split_batches`), so the batches are the same at any world size.
+
+    Args:
+        num_images: size of the split.
+        batch_size: the global batch.
+        seed: shuffles by (seed, epoch); None keeps the stored order.
+        drop_last: leave out the last, smaller batch.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, *, seed: int | None, drop_last: bool) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self.set_position(epoch=0)
+
+    def set_position(self, *, epoch: int, batch: int = 0) -> None:
+        """Let the next iteration begin at a batch of an epoch; costs the same wherever that is."""
+        self.epoch = epoch
+        self.first_batch = batch
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of a whole epoch."""
+        whole, rest = divmod(self.num_images, self.batch_size)
+        return whole + bool(rest and not self.drop_last)
+
+    def __len__(self) -> int:
+        return self.num_batches - self.first_batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.num_images)
+        if self.seed is not None:
+            order = seeds.generator(self.seed, "order", self.epoch).permutation(order)
+        for batch in range(self.first_batch, self.num_batches):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+
+class _IndexedSplit(Dataset[Batch]):
+    """Gives a whole batch by one indexed copy; DataLoader calls `__getitems__` where it exists."""
+
+    def __init__(self, images: Images, labels: Labels) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        chosen = np.array(indices)
+        return {
+            "images": torch.from_numpy(self.images[chosen]),
+            "labels": torch.from_numpy(self.labels[chosen]),
+            "ids": torch.from_numpy(chosen),
+        }
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def loader(images: Images, labels: Labels, batches: GlobalBatches, *, pin_memory: bool) -> DataLoader[Batch]:
+    """Return the loader of a split: a global batch of 512 images is a copy of 1.5 MB, so it needs no workers.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64.
+        batches: which images, in which order.
+        pin_memory: hand out page-locked memory, for asynchronous copies to a GPU.
+    """
+    dataset = _IndexedSplit(images, labels)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is, pin_memory=pin_memory)

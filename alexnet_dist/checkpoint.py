@@ -1,0 +1,202 @@
+"""Checkpoints: written whole or not at all, verified when read, and no pickle anywhere.
+
+`checkpoints/step_00000098/` holds `model.safetensors` (torchvision's key names), `optimizer.safetensors`, `state.json`,
+`ema.safetensors` when there is an average, and `MANIFEST.json` (sizes and SHA-256), written last. A folder is made under
+a temporary name, flushed to the disk and renamed. Only rank 0 saves; every rank loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+
+from alexnet_dist.config import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of state.json and of the optimizer's key names
+MANIFEST = "MANIFEST.json"
+NAME = re.compile(r"step_(\d{8,})")
+
+
+def save(
+    folder: Path,
+    *,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: nn.Module | None,
+    state: dict[str, Any],
+) -> Path:
+    """Write `folder/step_<step>` and return its path; one that exists already is replaced. Rank 0 alone calls it.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        step: optimizer steps taken.
+        model: the raw module, not a DDP wrapper.
+        optimizer: a torch optimizer over the model's parameters.
+        ema: the averaged model, if there is one.
+        state: anything JSON can hold.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the checkpoints that stand are untouched.
+    """
+    final = folder / f"step_{step:08d}"
+    scratch = folder / f".writing-{final.name}"
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        _save_tensors(model.state_dict(), scratch / "model.safetensors")
+        _save_tensors(_optimizer_tensors(model, optimizer), scratch / "optimizer.safetensors")
+        if ema is not None:
+            _save_tensors(ema.state_dict(), scratch / "ema.safetensors")
+        _write_text(scratch / "state.json", json.dumps({"format": FORMAT, **state}, indent=1))
+        manifest = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
+        _write_text(scratch / MANIFEST, json.dumps(manifest, indent=1))
+        _flush(scratch)
+        if final.exists():
+            shutil.rmtree(final)
+        scratch.rename(final)
+        _flush(folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise UserError(f"the checkpoint {final} cannot be written: {error}. Earlier checkpoints are intact") from None
+    return final
+
+
+def load(
+    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None
+) -> None:
+    """Restore a checkpoint that `newest` verified. Every rank calls it.
+
+    Raises:
+        UserError: it does not fit this model or optimizer.
+    """
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path / "model.safetensors"))
+        _restore_optimizer(model, optimizer, safetensors.torch.load_file(path / "optimizer.safetensors"))
+        if ema is not None:
+            ema.load_state_dict(safetensors.torch.load_file(path / "ema.safetensors"))
+    except (OSError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
+        raise UserError(f"the checkpoint {path} does not fit this run: {error}") from None
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest checkpoint whose manifest holds, with its state; None where there are no checkpoints at all.
+
+    Raises:
+        UserError: there are checkpoints and all are damaged.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        fault = find_fault(path)
+        if fault is None:
+            state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            return path, state
+        logger.warning("THE CHECKPOINT %s IS DAMAGED (%s): falling back to the one before it.", path, fault)
+    if found:
+        raise UserError(f"all {len(found)} checkpoints in {folder} are damaged: start afresh in another --out-dir")
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the folder's checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    named = [(NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+
+
+def find_fault(path: Path) -> str | None:
+    """Compare a checkpoint with its manifest; return what is wrong, or None. 685 MB take 0.4 s."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= manifest.keys():
+            return "its manifest lacks files"
+        for name, expected in manifest.items():
+            if _describe(path / name) != expected:
+                return f"{name} is not what was written"
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if state["format"] != FORMAT:
+            return f"its format is {state['format']}, and this version reads {FORMAT}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints and the best of all. Rank 0 alone calls it, after a save."""
+    found = checkpoints(folder)
+    best = max(found, key=_top1, default=None)
+    for path in found[:-keep]:
+        if path != best:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _top1(path: Path) -> float:
+    """Return the accuracy that a checkpoint's state records under `top1`; -1 where it was saved without evaluation."""
+    try:
+        top1 = json.loads((path / "state.json").read_text(encoding="utf-8")).get("top1")
+    except (OSError, ValueError, AttributeError):
+        return -1.0
+    return top1 if isinstance(top1, float) else -1.0
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """Return a file's size and SHA-256, flushed to the disk if it was just written."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk hold a folder's files and its list of names before anything relies on them."""
+    for path in [*(path for path in folder.iterdir() if path.is_file()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Name the optimizer's state after the parameters: `exp_avg:features.0.weight`."""
+    return {
+        f"{kind}:{name}": value
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state[parameter].items()
+        if value is not None
+    }
+
+
+def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    positions = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(":")
+        parameter = parameters[name]
+        # Fused optimizers walk parameter and state as flat memory: the state must have the parameter's strides.
+        fitted = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        state.setdefault(positions[parameter], {})[kind] = fitted
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

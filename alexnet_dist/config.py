@@ -1,0 +1,348 @@
+"""The configuration: frozen dataclasses, the command line made from them, and YAML files that mirror it.
+
+Every field's docstring is its help text. This module imports no torch, so that `--help` and a mistyped flag are
+answered at once; it knows nothing about processes or devices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+SMALLEST_IMAGE = 63  # AlexNet_Weights.IMAGENET1K_V1.meta["min_size"]: below it a feature map vanishes
+
+
+class UserError(ValueError):
+    """Something the user can put right: shown as one line, without a traceback, with exit code 2."""
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence at every call
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on, and how images reach the network."""
+
+    dataset: str = "cifar10"
+    """cifar10, digits, synthetic, a Hub id (owner/name), or a local folder in Hub or ImageFolder layout."""
+    revision: str | None = None
+    """Git revision of a Hub data set; pins the run to exactly that data."""
+    fallback: Literal["none", "digits"] = "none"
+    """What to train on when the Hub cannot be reached: nothing (an error), or digits."""
+    batch_size: int = 256
+    """Global batch: images per optimizer step over all processes together."""
+    image_size: int = 224
+    """Side to which images are enlarged, in pixels (at least 63)."""
+    limit: int | None = None
+    """Use only this many images of each split, chosen by a fixed hash: for debugging."""
+    augment: bool = True
+    """Random crop (reflection padding of 1/8) and horizontal flip; digits are cropped but never flipped."""
+    normalize: bool = True
+    """Standardise each channel by the training split (by ImageNet, with its weights); else values lie in [0, 1]."""
+    cache_dir: Path | None = None
+    """Where decoded data sets are kept (default: alexnet_dist under $XDG_CACHE_HOME or ~/.cache)."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "--data.batch-size must be at least 1")
+        _require(
+            SMALLEST_IMAGE <= self.image_size <= 1024, f"--data.image-size must be from {SMALLEST_IMAGE} to 1024"
+        )
+        _require(self.limit is None or self.limit >= 1, "--data.limit must be at least 1")
+        _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network and its starting weights (random, unless one of these says otherwise)."""
+
+    pretrained: bool = False
+    """Start from torchvision's ImageNet weights (downloaded once); the head starts fresh."""
+    weights: Path | None = None
+    """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
+    dropout: float = 0.5
+    """Dropout probability before fc6 and fc7."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.dropout < 1, "--model.dropout must be at least 0 and below 1")
+        _require(
+            not (self.pretrained and self.weights),
+            "--model.pretrained and --model.weights exclude each other: choose one source of weights",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights move."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimizer; sgd has Nesterov momentum 0.9."""
+    lr: float = 5e-4
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
+    """Learning rate after the warm-up: constant, cosine to 0, or one-cycle (cosine from lr/25 up and down to 0)."""
+    warmup_epochs: float | None = None
+    """Epochs of rising learning rate (default: 30 % of the run for one-cycle, else none)."""
+    weight_decay: float = 0.0
+    """Weight decay on weights, never on biases (L2 for adam and sgd, decoupled for adamw)."""
+    clip_norm: float | None = None
+    """Clip the gradient's global norm to this value."""
+    label_smoothing: float = 0.0
+    """Share of the target probability spread over all classes."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, such as 0.999; it is then what evaluation measures."""
+    accumulate: int = 1
+    """Split the global batch into this many parts, one after another, to save memory; the step stays the same."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.lr < math.inf, "--optim.lr must be a positive number")
+        _require(
+            self.warmup_epochs is None or 0 <= self.warmup_epochs < math.inf, "--optim.warmup-epochs must be at least 0"
+        )
+        _require(0 <= self.weight_decay < math.inf, "--optim.weight-decay must be at least 0")
+        _require(self.clip_norm is None or 0 < self.clip_norm < math.inf, "--optim.clip-norm must be positive")
+        _require(0 <= self.label_smoothing < 1, "--optim.label-smoothing must be at least 0 and below 1")
+        _require(self.ema is None or 0 < self.ema < 1, "--optim.ema must lie between 0 and 1")
+        _require(self.accumulate >= 1, "--optim.accumulate must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Devices and processes; none of it changes what is learned beyond rounding."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: what the launcher names, else bf16 where the device is fast at it, else fp16 on CUDA, else fp32."""
+    cpu: bool = False
+    """Use the CPU although there are GPUs; needed for several CPU processes."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    comm_hook: Literal["none", "bf16", "fp16"] = "none"
+    """Send gradients between processes in this type: half the bytes, at some rounding."""
+    timeout_seconds: int = 600
+    """How long a process waits for the others before it gives up."""
+
+    def __post_init__(self) -> None:
+        _require(self.timeout_seconds >= 1, "--runtime.timeout-seconds must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is recorded, and how often."""
+
+    every_steps: int = 20
+    """Steps between two lines of training metrics; the only moments at which the device is waited for."""
+    kernels_every_epochs: int = 1
+    """Epochs between two sets of kernel pictures."""
+    conv2_kernel: int = 0
+    """Which of conv2's 192 kernels is shown."""
+    trackers: tuple[Literal["wandb", "tensorboard"], ...] = ("wandb",)
+    """Where metrics go besides the run folder; give none for the run folder alone."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps >= 1, "--log.every-steps must be at least 1")
+        _require(self.kernels_every_epochs >= 1, "--log.kernels-every-epochs must be at least 1")
+        _require(0 <= self.conv2_kernel < 192, "--log.conv2-kernel must be from 0 to 191")
+        _require(len(set(self.trackers)) == len(self.trackers), "--log.trackers names one tracker twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Weights & Biases. Keys come from `wandb login` or WANDB_API_KEY, never from a flag."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto is online where a login exists, else offline."""
+    project: str = "alexnet_dist"
+    """Project name."""
+    entity: str | None = None
+    """User or team (default: the login's)."""
+    name: str | None = None
+    """Display name (default: the run folder's)."""
+    tags: tuple[str, ...] = ()
+    """Tags of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state is saved: 685 MB each with Adam."""
+
+    every_steps: int | None = None
+    """Also save after every this many optimizer steps."""
+    every_epochs: int = 1
+    """Save after every this many epochs, and after the last."""
+    keep: int = 2
+    """How many of the newest checkpoints stay, besides the best."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps is None or self.every_steps >= 1, "--checkpoint.every-steps must be at least 1")
+        _require(self.every_epochs >= 1, "--checkpoint.every-epochs must be at least 1")
+        _require(self.keep >= 1, "--checkpoint.keep must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Train AlexNet. `--config FILE.yaml` is read first; flags win over it."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+    seed: int = 0
+    """Everything random follows from it: initial weights, order, augmentation, dropout."""
+    out_dir: Path | None = None
+    """Run folder (default: a new one under runs/)."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """auto continues the run that out-dir holds, if any; never refuses such a folder; must refuses a folder without."""
+    max_steps: int | None = None
+    """Stop after this many optimizer steps, evaluate and end: for debugging."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "--epochs must be at least 1")
+        _require(0 <= self.seed < 2**63, "--seed must be from 0 to 2**63 - 1")
+        _require(self.max_steps is None or self.max_steps >= 1, "--max-steps must be at least 1")
+        _require(
+            self.data.batch_size % self.optim.accumulate == 0,
+            f"--optim.accumulate {self.optim.accumulate} does not divide --data.batch-size {self.data.batch_size}",
+        )
+
+
+# What a resumed run may change: how long, where and how it runs and is recorded, not what it computes.
+MAY_CHANGE_ON_RESUME = re.compile(r"epochs|out_dir|resume|max_steps|data\.(cache_dir|fallback)|(runtime|log|wandb|checkpoint)\..*")
+
+
+def parse(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> Config:
+    """Build the configuration from the command line, after the files that `--config` names.
+
+    Raises:
+        UserError: one line that names the flag or key at fault and, where there is one, the name that was meant.
+        SystemExit: with code 0, for `--help`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config", action="append", default=[])
+    try:
+        found, flags = finder.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise UserError("--config needs the name of a YAML file") from None
+    from_files: list[str] = []
+    for name in found.config:
+        tokens = _read_yaml(Path(name))
+        _parse_tokens(tokens, prog=prog, origin=f"{name}: ")
+        from_files += tokens
+    return _parse_tokens(from_files + flags, prog=prog)
+
+
+def _parse_tokens(tokens: list[str], *, prog: str, origin: str = "") -> Config:
+    printed = io.StringIO()  # not a terminal: tyro then frames its messages in ASCII
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            return tyro.cli(Config, prog=prog, args=tokens)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            print(printed.getvalue(), end="")
+            raise
+        raise UserError(f"{origin}{_one_line(printed.getvalue())} (train.py --help lists every option)") from None
+
+
+def _one_line(box: str) -> str:
+    """Condense tyro's framed message (title, message, suggestions, each ruled off) to a line."""
+    paragraphs = [" ".join(text.strip("| \n").split()) for text in re.split(r"\n[\s|]*-{5,}[\s|]*\n", box.strip())]
+    message = paragraphs[1] if len(paragraphs) > 1 else paragraphs[0]
+    message = re.sub(r"^Error parsing \w+: (?=--)", "", message).rstrip(".")
+    suggestion = re.search(r"Perhaps you meant: -*(--[\w.-]+)", " ".join(paragraphs))
+    return f"{message}; did you mean {suggestion[1]}?" if suggestion else message
+
+
+def _read_yaml(path: Path) -> list[str]:
+    """Turn a YAML mapping into flags, so that files and flags are checked by the same code."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return []
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold a mapping such as 'epochs: 2', not a {type(content).__name__}")
+    return _flatten(content, prefix="--")
+
+
+def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:
+    tokens: list[str] = []
+    for key, value in mapping.items():
+        name = f"{prefix}{key}".replace("_", "-")
+        if isinstance(value, dict):
+            tokens += _flatten(value, prefix=f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            head, _, last = name.removeprefix("--").rpartition(".")
+            tokens.append(name if value else f"--{head}{'.' if head else ''}no-{last}")
+        elif isinstance(value, list | tuple):
+            tokens += [name, *map(str, value)]
+        else:
+            tokens.append(f"{name}={value}")
+    return tokens
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested plain values, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:  # noqa: ANN401 - walks arbitrary field values
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return list(value)
+        return str(value) if isinstance(value, Path) else value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result
+
+
+def to_yaml(config: Config) -> str:
+    """Return the configuration as YAML text that `--config` reads back as an equal object."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{"optim": {"lr": 1}}` as `{"optim.lr": 1}`."""
+    result: dict[str, Any] = {}
+    for key, value in nested.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
+
+
+def changed_fields(recorded: dict[str, Any], config: Config) -> list[str]:
+    """Name the fields that differ from a recorded configuration and that a resumed run must not change.
+
+    Args:
+        recorded: what `to_dict` gave when the run began.
+        config: the configuration of now.
+
+    Returns:
+        Lines such as `optim.lr: 0.0005 -> 0.001`.
+    """
+    before, now = flat(recorded), flat(to_dict(config))
+    return [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not MAY_CHANGE_ON_RESUME.fullmatch(key)
+    ]

@@ -1,0 +1,217 @@
+"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
+
+Everything that can be refused is refused before a process group exists.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
+
+from alexnet_dist.config import Config, RuntimeConfig, UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The type of the network's arithmetic; weights, optimizer state and loss are float32 in any case."""
+
+    name: str
+    """fp32, bf16 or fp16."""
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The torch type."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run computes on."""
+
+    device: str
+    device_type: str
+    world_size: int
+    threads: int
+    precision: Precision
+    peak_flops: float
+    """Floating-point operations a second in matrix products of that precision, measured, over all ranks."""
+
+
+def check_launch(config: Config) -> None:
+    """Refuse a launch that cannot do what was asked, without starting anything.
+
+    Raises:
+        UserError: processes without devices of their own, or a global batch that they cannot share equally.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1 and not config.runtime.cpu and not torch.cuda.is_available():
+        raise UserError(
+            f"the launcher started {world_size} processes and there is no GPU: they would train independently. "
+            "Give --runtime.cpu for CPU processes that train together, or start one process"
+        )
+    share = world_size * config.optim.accumulate
+    batch_size = config.data.batch_size
+    if batch_size % share:
+        lower, upper = batch_size // share * share, -(-batch_size // share) * share
+        nearest = f"{lower} or {upper}" if lower else f"{upper}"
+        parts = f" times --optim.accumulate {config.optim.accumulate}" if config.optim.accumulate > 1 else ""
+        raise UserError(
+            f"--data.batch-size {batch_size} is the global batch and does not divide by {world_size} processes{parts}: "
+            f"the nearest values that do are {nearest}"
+        )
+
+
+def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
+    """Form the process group and return the one Accelerator. Every rank must call it.
+
+    Raises:
+        UserError: the launcher's processes did not find each other, or it set what belongs to the configuration.
+    """
+    use_cpu = config.runtime.cpu or not torch.cuda.is_available()
+    if use_cpu:
+        torch.set_num_threads(cpu_threads())
+    precision = resolve_precision(config.runtime, use_cpu=use_cpu)
+    hooks = {"none": "NO", "bf16": "BF16", "fp16": "FP16"}
+    accelerator = Accelerator(
+        cpu=config.runtime.cpu,
+        mixed_precision="no" if precision.name == "fp32" else precision.name,
+        dataloader_config=DataLoaderConfiguration(
+            split_batches=True, even_batches=False, dispatch_batches=False, non_blocking=True
+        ),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False,  # AlexNet has none
+                gradient_as_bucket_view=True,  # saves a copy of the 228 MB of gradients
+                static_graph=config.optim.accumulate == 1,  # no_sync changes which steps reduce
+                comm_hook=DDPCommunicationHookType[hooks[config.runtime.comm_hook]],
+            ),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.runtime.timeout_seconds)),
+        ],
+    )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {started} processes and Accelerate formed a group of {accelerator.num_processes}: "
+            "they would train independently. On CPUs give --runtime.cpu and start with "
+            "`accelerate launch --multi_gpu --num_processes N`; on GPUs start one process per GPU"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError("the launcher sets gradient accumulation steps: leave that out and give --optim.accumulate")
+    return accelerator, precision
+
+
+def cpu_threads() -> int:
+    """Return this process's share of the host's cores.
+
+    Launchers set OMP_NUM_THREADS=1 unless it is set, which leaves all cores but one idle; any other value is the user's
+    and is kept.
+    """
+    wished = os.environ.get("OMP_NUM_THREADS", "1")
+    if wished.isdigit() and int(wished) > 1:
+        return int(wished)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def resolve_precision(config: RuntimeConfig, *, use_cpu: bool) -> Precision:
+    """Decide the precision and say why.
+
+    A launcher's "no" is taken for no choice: `accelerate launch` passes it whenever nobody chose.
+
+    Raises:
+        UserError: fp16 without a GPU, where Accelerate would silently compute in float32.
+    """
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if config.precision != "auto":
+        precision = Precision(config.precision, "asked for by --runtime.precision")
+    elif launcher in ("bf16", "fp16"):
+        precision = Precision(launcher, "the launcher's choice")
+    elif use_cpu:
+        precision = _best_on_cpu()
+    elif torch.cuda.is_bf16_supported(including_emulation=False):
+        precision = Precision("bf16", "this GPU computes in it")
+    else:
+        precision = Precision("fp16", "this GPU has no bf16")
+    if precision.name == "fp16" and use_cpu:
+        raise UserError(f"fp16 ({precision.reason}) needs a GPU: choose --runtime.precision bf16 or fp32")
+    return precision
+
+
+def _best_on_cpu() -> Precision:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that is allowed
+    for key, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512 BF16")):
+        if capabilities.get(key):
+            return Precision("bf16", f"this CPU has {name}")
+    return Precision("fp32", "this CPU has no bf16 instructions")
+
+
+def survey(accelerator: Accelerator, precision: Precision) -> Hardware:
+    """Return what the run computes on. Every rank must call it: their peaks are summed."""
+    device = accelerator.device
+    peak = torch.tensor([_matmul_flops(device, precision.dtype)], dtype=torch.float64, device=device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return Hardware(
+        device=name,
+        device_type=device.type,
+        world_size=accelerator.num_processes,
+        threads=torch.get_num_threads(),
+        precision=precision,
+        peak_flops=float(accelerator.reduce(peak, "sum").item()),
+    )
+
+
+def _matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure a square matrix product, the best of those that fit into half a second, after one to warm up."""
+    size = 8192 if device.type == "cuda" else 4096  # 137 GFLOP: 0.1 s with AMX on two cores, where 1024 shows a third
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, spent = float("inf"), 0.0
+    torch.mm(left, right)
+    while spent < 0.5:
+        _wait(device)
+        start = time.perf_counter()
+        torch.mm(left, right)
+        _wait(device)
+        seconds = time.perf_counter() - start
+        best, spent = min(best, seconds), spent + seconds
+    return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def from_main(accelerator: Accelerator, compute: Callable[[], T]) -> T:
+    """Compute on rank 0 and return the result on all. Every rank must call it.
+
+    Raises:
+        UserError: on every rank, where `compute` raises it on rank 0: no rank is left waiting.
+    """
+    box: list[T | UserError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            box[0] = compute()
+        except UserError as error:
+            box[0] = error
+    broadcast_object_list(box)
+    result = box[0]
+    if isinstance(result, UserError):
+        raise result
+    return result  # type: ignore[return-value] # what rank 0 computed

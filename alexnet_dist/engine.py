@@ -1,0 +1,285 @@
+"""The two loops: `train_epoch` and `evaluate`.
+
+Both return or yield plain numbers and log nothing. Between two yielded records no step waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from accelerate.utils import gather_object
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from alexnet_dist import seeds
+from alexnet_dist.metrics import EvalCounts, Evaluation, NonFiniteError, StepWindow
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+    from alexnet_dist.batches import Batch, GlobalBatches
+    from alexnet_dist.config import OptimConfig
+    from alexnet_dist.distributed import Hardware
+    from alexnet_dist.optim import Ema
+    from alexnet_dist.preprocess import Preprocess
+
+Record = dict[str, Any]
+MOST_NAMED_IDS = 10  # an error message should fit on a screen
+
+
+@dataclass
+class Progress:
+    """Where a run stands; together with the weights and the optimizer's state, all that resuming needs."""
+
+    step: int = 0
+    """Optimizer steps taken."""
+    epoch: int = 0
+    """Epochs completed."""
+    batch: int = 0
+    """Steps taken in the current epoch."""
+    loss_sum: float = 0.0
+    """Over the current epoch's images so far."""
+    samples_seen: int = 0
+    epoch_loss: float | None = None
+    """Mean training loss of the last epoch."""
+    top1: float | None = None
+    """Of the last evaluation."""
+    best_top1: float | None = None
+    best_epoch: int | None = None
+    train_seconds: float = 0.0
+    """In training steps, without evaluation, saving and logging."""
+    epoch_seconds: float = 0.0
+    """Of the current epoch, in training steps."""
+    wall_seconds: float = 0.0
+    """Of the whole run so far, over all its parts."""
+
+    def end_epoch(self, job: Job, evaluation: Evaluation, *, seconds: float) -> Record:
+        """Take in an epoch's evaluation; an epoch that was cut short stays the current one.
+
+        Args:
+            job: whose epoch it was.
+            evaluation: after it.
+            seconds: that the evaluation took.
+        """
+        epoch = self.epoch + 1
+        self.epoch_loss = self.loss_sum / (self.batch * job.order.batch_size)
+        self.top1 = evaluation.top1
+        if self.best_top1 is None or evaluation.top1 > self.best_top1:
+            self.best_top1, self.best_epoch = evaluation.top1, epoch
+        record = {
+            "global_step": self.step,
+            "epoch": epoch,
+            "samples_seen": self.samples_seen,
+            "train/epoch_loss": self.epoch_loss,
+            "val/loss": evaluation.loss,
+            "val/top1": evaluation.top1,
+            "val/num_images": evaluation.num_images,
+            "perf/epoch_seconds": self.epoch_seconds + seconds,
+        }
+        if self.batch == job.order.num_batches:
+            self.epoch, self.batch, self.loss_sum, self.epoch_seconds = epoch, 0, 0.0, 0.0
+        return record
+
+
+@dataclass(frozen=True)
+class Job:
+    """The prepared parts of a run that the loops work with."""
+
+    accelerator: Accelerator
+    hardware: Hardware
+    model: nn.Module
+    """As prepared: under DDP where there are several processes."""
+    optimizer: Any
+    """Accelerate's wrapper."""
+    ema: Ema | None
+    train_loader: Iterable[Batch]
+    order: GlobalBatches
+    """Which images the train loader hands out, and when."""
+    eval_loader: Iterable[Batch]
+    num_eval_images: int
+    num_classes: int
+    preprocess: Preprocess
+    learning_rate: Callable[[int], float]
+    optim: OptimConfig
+    seed: int
+    log_every: int
+    save_every: int | None
+    last_step: int
+    """Where training ends, in the middle of an epoch or not."""
+    flops_per_image: int
+    blocked: torch.Tensor
+    """() float32 on the device: 1 from the first non-finite gradient on; the fused optimizer then takes no step."""
+
+    def saves_at(self, progress: Progress) -> bool:
+        """Tell whether a checkpoint is due in the middle of an epoch; at its end it waits for the evaluation."""
+        return bool(self.save_every) and progress.step % self.save_every == 0 and not self.ends_at(progress)
+
+    def ends_at(self, progress: Progress) -> bool:
+        """Tell whether the epoch, or the run, ends with the step just taken."""
+        return progress.batch == self.order.num_batches or progress.step == self.last_step
+
+
+@dataclass
+class _Clock:
+    """Seconds since the last record, and how many of them went into waiting for data."""
+
+    started: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+
+    def restart(self) -> None:
+        self.started, self.waited = time.perf_counter(), 0.0
+
+    def timed(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        iterator = iter(loader)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+
+def train_epoch(job: Job, progress: Progress) -> Iterator[Record | None]:
+    """Train from where `progress` stands to the end of the epoch. Every rank must exhaust it.
+
+    Yields:
+        Once per optimizer step, `progress` being up to date: None, or every `log_every` steps, at the last step and
+        where a checkpoint is due, the means since the last record, equal on all ranks.
+
+    Raises:
+        NonFiniteError: on every rank; the weights are those before the step that it names.
+    """
+    job.model.train()
+    draws = job.preprocess.draws(progress.epoch)
+    draws = draws if draws is None else draws.to(job.accelerator.device)
+    job.order.set_position(epoch=progress.epoch, batch=progress.batch)
+    window, clock = StepWindow(), _Clock()
+    for batch in clock.timed(job.train_loader):
+        lr = job.learning_rate(progress.step)
+        window.add(*_train_step(job, batch, draws, step=progress.step, lr=lr))
+        progress.step += 1
+        progress.batch += 1
+        if job.ends_at(progress) or progress.step % job.log_every == 0 or job.saves_at(progress):
+            yield {**_report(job, window, clock, progress), "train/lr": lr}
+            window = StepWindow()
+            clock.restart()  # what the caller did with the record is no training time
+        else:
+            yield None
+        if job.ends_at(progress):
+            return
+
+
+def _train_step(
+    job: Job, batch: Batch, draws: torch.Tensor | None, *, step: int, lr: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Take one optimizer step; return per-image losses (B,), ids (B,) and the gradient's norm (), on the device."""
+    for group in job.optimizer.param_groups:
+        group["lr"] = lr
+    share = len(batch["ids"])
+    losses = []
+    parts = zip(*(batch[key].chunk(job.optim.accumulate) for key in ("images", "labels", "ids")), strict=True)
+    for part, (images, labels, ids) in enumerate(parts):
+        inputs = job.preprocess(images, None if draws is None else draws[ids])
+        torch.manual_seed(seeds.integer(job.seed, "dropout", step, job.accelerator.process_index, part))
+        is_last = part == job.optim.accumulate - 1
+        with nullcontext() if is_last else job.accelerator.no_sync(job.model):
+            logits = job.model(inputs).float()
+            loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=job.optim.label_smoothing)
+            job.accelerator.backward(loss.sum() / share)
+        losses.append(loss.detach())
+    norm = _clip(job)
+    job.optimizer.step()
+    job.optimizer.zero_grad()
+    if job.ema is not None:
+        job.ema.update(job.accelerator.unwrap_model(job.model))
+    return torch.cat(losses), batch["ids"], norm
+
+
+def _clip(job: Job) -> torch.Tensor:
+    """Return the gradient's norm, clip it if asked, and block the optimizer from the first that is not finite.
+
+    After DDP's all-reduce a NaN on one rank is in every rank's gradient, so all block at the same step without a
+    message. Fused optimizers read `found_inf` on the device (the protocol of torch.amp.GradScaler), so nothing waits.
+    With fp16 the scaler itself skips such steps: an overflow there is a matter of scale.
+    """
+    job.accelerator.unscale_gradients()
+    parameters = list(job.model.parameters())
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if job.optim.clip_norm is not None:
+        clip_grads_with_norm_(parameters, job.optim.clip_norm, norm)
+    if job.accelerator.scaler is None:
+        torch.maximum(job.blocked, (~torch.isfinite(norm)).float(), out=job.blocked)
+        job.optimizer.optimizer.found_inf = job.blocked
+    return norm
+
+
+def _report(job: Job, window: StepWindow, clock: _Clock, progress: Progress) -> Record:
+    """Sum the window over ranks, fetch it at once, and bring `progress` up to date. Every rank must call it."""
+    sums = job.accelerator.reduce(window.loss_sums(), "sum")
+    losses, norms = torch.stack([sums, torch.stack(window.gradient_norms).double()]).tolist()  # waits for the device
+    seconds = time.perf_counter() - clock.started
+    _check_finite(job, window, losses, norms, first_step=progress.step - len(window) + 1)
+    num_images = len(window) * job.order.batch_size
+    progress.loss_sum += math.fsum(losses)
+    progress.samples_seen += num_images
+    progress.train_seconds += seconds
+    progress.epoch_seconds += seconds
+    rate = num_images / seconds
+    return {
+        "global_step": progress.step,
+        "epoch": progress.epoch + 1,
+        "samples_seen": progress.samples_seen,
+        "train/loss": math.fsum(losses) / num_images,
+        "train/grad_norm": math.fsum(norms) / len(norms),
+        "perf/images_per_second": rate,
+        "perf/step_ms": 1000 * seconds / len(window),
+        "perf/data_wait_pct": 100 * clock.waited / seconds,
+        "perf/mfu": rate * job.flops_per_image / job.hardware.peak_flops,
+    }
+
+
+def _check_finite(
+    job: Job, window: StepWindow, losses: list[float], norms: list[float], *, first_step: int
+) -> None:
+    scaled = job.accelerator.scaler is not None  # then an infinite norm is an overflow that the scaler deals with
+    for index, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        if math.isfinite(loss) and (scaled or math.isfinite(norm)):
+            continue
+        suspects = sorted(gather_object(window.suspects(index)))
+        what = "loss" if suspects else "gradient"
+        ids = suspects or sorted(gather_object([int(i) for i in window.ids[index].tolist()]))
+        more = f" and {len(ids) - MOST_NAMED_IDS} more" if len(ids) > MOST_NAMED_IDS else ""
+        raise NonFiniteError(
+            f"the {what} of step {first_step + index} is not finite (images {ids[:MOST_NAMED_IDS]}{more} of the training "
+            "split). The weights are those before that step. Try a lower --optim.lr, a longer --optim.warmup-epochs or "
+            "--optim.clip-norm"
+        )
+
+
+@torch.no_grad()
+def evaluate(job: Job) -> Evaluation:
+    """Count every test image exactly once, at any world size. Every rank must call it; all get the same result.
+
+    Measures the average of the weights where the run keeps one.
+    """
+    module = job.accelerator.unwrap_model(job.model) if job.ema is None else job.ema.model
+    module.eval()
+    counts = EvalCounts(job.num_classes, job.accelerator.device)
+    for batch in job.eval_loader:
+        with job.accelerator.autocast():
+            logits = module(job.preprocess(batch["images"]))
+        losses = F.cross_entropy(logits.float(), batch["labels"], reduction="none")
+        counts.add(logits, batch["labels"], losses)
+    confusion = job.accelerator.reduce(counts.confusion, "sum").view(job.num_classes, job.num_classes).cpu().numpy()
+    loss_sum = float(job.accelerator.reduce(counts.loss_sum, "sum").item())
+    evaluation = Evaluation(loss=loss_sum / job.num_eval_images, confusion=confusion)
+    assert evaluation.num_images == job.num_eval_images, "an image was left out or counted twice"
+    return evaluation

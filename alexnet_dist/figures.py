@@ -1,0 +1,101 @@
+"""Curves and confusion matrix as PNG files.
+
+Takes plain records and arrays. Matplotlib is imported when the first figure is drawn (0.5 s), never before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = dict[str, Any]
+MOST_NUMBERED_CLASSES = 20  # above it, numbers in the cells of a confusion matrix cannot be read
+
+
+def save_curves(records: Sequence[Record], folder: Path) -> None:
+    """Draw loss.png and accuracy.png from the lines of metrics.jsonl."""
+    train = [record for record in records if "train/loss" in record]
+    evaluations = [record for record in records if "val/top1" in record]
+    if not evaluations:
+        return
+    figure, axes = _figure(7, 4.2)
+    positions = _epoch_positions(train, evaluations)
+    axes.plot(positions, [r["train/loss"] for r in train], color="#9aa7b5", linewidth=1, label="training, mean of steps")
+    axes.plot(*_series(evaluations, "train/epoch_loss"), "o-", color="#1f5fa8", label="training, mean of the epoch")
+    axes.plot(*_series(evaluations, "val/loss"), "s-", color="#d1495b", label="test")
+    axes.set(xlabel="epoch", ylabel="loss (nats)", title="Loss")
+    _finish(figure, axes, folder / "loss.png")
+    figure, axes = _figure(7, 4.2)
+    epochs, top1 = _series(evaluations, "val/top1")
+    axes.plot(epochs, [100 * value for value in top1], "s-", color="#d1495b", label="test, top-1")
+    axes.set(xlabel="epoch", ylabel="accuracy (%)", title=f"Test accuracy, best {100 * max(top1):.2f} %")
+    _finish(figure, axes, folder / "accuracy.png")
+
+
+def _series(records: Sequence[Record], key: str) -> tuple[list[float], list[float]]:
+    present = [record for record in records if key in record]
+    return [record["epoch"] for record in present], [record[key] for record in present]
+
+
+def _epoch_positions(train: Sequence[Record], evaluations: Sequence[Record]) -> list[float]:
+    """Place training records on the epoch axis by their optimizer step."""
+    last = evaluations[-1]
+    return [record["global_step"] * last["epoch"] / last["global_step"] for record in train]
+
+
+def save_confusion(confusion: npt.NDArray[np.int64], class_names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix, each row shaded by its shares.
+
+    Args:
+        confusion: (C, C) int64 counts; rows are true classes.
+        class_names: C names.
+        path: the PNG to write.
+    """
+    num_classes = len(class_names)
+    numbered = num_classes <= MOST_NUMBERED_CLASSES
+    figure, axes = _figure(*(2 * [2.5 + 0.55 * num_classes] if numbered else (9, 9)))
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if numbered:
+        axes.set_xticks(range(num_classes), class_names, rotation=45, ha="right")
+        axes.set_yticks(range(num_classes), class_names)
+        for (row, column), count in np.ndenumerate(confusion):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    accuracy = np.trace(confusion) / max(1, confusion.sum())
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"Test images: {100 * accuracy:.2f} % on the diagonal")
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure that belongs to no window system, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _finish(figure: Figure, axes: Axes, path: Path) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,350 @@
+"""The run folder and the trackers: the only place that imports wandb, and silent on every rank but 0.
+
+`metrics.jsonl` in the run folder is the record; Weights & Biases and TensorBoard get the same numbers under the same
+keys. A tracker that fails never stops a run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import netrc
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+import yaml
+from PIL import Image
+
+from alexnet_dist import config as configuration
+from alexnet_dist.config import Config, UserError, WandbConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    Pictures = Mapping[str, npt.NDArray[np.uint8]]
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+STEP_AXIS = ("train/*", "optim/*", "perf/*")
+EPOCH_AXIS = ("val/*", "kernels/*", "per_class/*")
+FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
+
+
+# ---- the run folder -------------------------------------------------------------------------------------------------
+
+
+def choose_folder(config: Config, *, data_name: str) -> Path:
+    """Return the run folder: the one asked for, or a new one under runs/ that says what and when."""
+    if config.out_dir is not None:
+        return config.out_dir
+    stem = f"{data_name.split('/')[-1]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, attempt = Path("runs") / stem, 1
+    while folder.exists():
+        attempt += 1
+        folder = Path("runs") / f"{stem}-{attempt}"
+    return folder
+
+
+def check(config: Config) -> None:
+    """Refuse to overwrite a run, to resume what is not there, or to log where there is no login, before all else.
+
+    Raises:
+        UserError: naming the flags that decide.
+    """
+    if "wandb" in config.log.trackers:
+        wandb_mode(config.wandb)
+    folder = config.out_dir
+    holds_run = folder is not None and (folder / "config.yaml").exists()
+    if config.resume == "must" and not holds_run:
+        place = f"{folder} holds no run" if folder else "no --out-dir is given"
+        raise UserError(f"--resume must: {place}")
+    if config.resume == "never" and holds_run:
+        raise UserError(f"{folder} holds a run already: choose another --out-dir, or continue it by --resume auto")
+    if holds_run and folder is not None:
+        recorded = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        changed = configuration.changed_fields(recorded, config) if isinstance(recorded, dict) else ["config.yaml"]
+        if changed:
+            raise UserError(
+                f"{folder} holds a run with another configuration ({'; '.join(changed)}): give the same again, or "
+                "choose another --out-dir"
+            )
+
+
+class RunLog:
+    """Writes a run's records on rank 0 and does nothing elsewhere.
+
+    Args:
+        config: of the run, its `out_dir` resolved.
+        facts: what else describes the run; goes to W&B's configuration.
+        enabled: whether this is rank 0.
+        step: optimizer steps of the checkpoint that the run continues from; later records are cut off.
+    """
+
+    def __init__(self, config: Config, *, facts: Record, enabled: bool, step: int) -> None:
+        assert config.out_dir is not None
+        self.folder = config.out_dir
+        self.enabled = enabled
+        self.records: list[Record] = []
+        self._trackers: list[Tracker] = []
+        self.tracking = "none"
+        if not enabled:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(configuration.to_yaml(config), encoding="utf-8")
+            self.records = _read_records(self.folder / "metrics.jsonl", last_step=step)
+            _write_records(self.folder / "metrics.jsonl", self.records)
+        except OSError as error:
+            raise UserError(f"the run folder {self.folder} cannot be written: {error}") from None
+        described = configuration.to_dict(config) | facts
+        if "wandb" in config.log.trackers:
+            self._start("wandb", lambda: WandbTracker(config.wandb, self.folder, described))
+        if "tensorboard" in config.log.trackers:
+            self._start("tensorboard", lambda: TensorBoardTracker(self.folder, first_step=step))
+        self.tracking = "; ".join(tracker.where for tracker in self._trackers) or "none"
+
+    def _start(self, name: str, make: Any) -> None:  # noqa: ANN401 - a constructor of some tracker
+        try:
+            self._trackers.append(make())
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - no tracker's failure is worth a run
+            logger.warning("%s cannot be started and is left out: %s", name, error)
+
+    def log(self, record: Record | None) -> None:
+        """Append a record, which has `global_step` and `epoch`, to metrics.jsonl and the trackers; None is nothing."""
+        if not self.enabled or record is None:
+            return
+        self.records.append(record)
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self._each("log", record)
+
+    def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str], *, prefix: str) -> None:
+        """Write pictures, (H, W, 3) uint8, to figures/ and send them to the trackers at the record's step and epoch."""
+        if not self.enabled:
+            return
+        (self.folder / "figures").mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            Image.fromarray(picture).save(self.folder / "figures" / f"{name}.png")
+        prefixed = {f"{prefix}{name}": picture for name, picture in pictures.items()}
+        self._each("pictures", record, prefixed, {f"{prefix}{name}": text for name, text in captions.items()})
+
+    def write_summary(self, summary: Record) -> None:
+        """Write summary.json and the trackers' summaries."""
+        if not self.enabled:
+            return
+        text = json.dumps(summary, indent=1)
+        scratch = self.folder / ".summary.json"
+        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.replace(self.folder / "summary.json")
+        self._each("summary", summary)
+
+    def close(self) -> None:
+        """End the trackers; waits for uploads, but not for ever."""
+        self._each("close")
+        self._trackers.clear()
+
+    def _each(self, method: str, *arguments: object) -> None:
+        """Call every tracker; one that fails is dropped, and the run goes on."""
+        for tracker in list(self._trackers):
+            try:
+                getattr(tracker, method)(*arguments)
+            except Exception as error:  # noqa: BLE001 - no tracker's failure is worth a run
+                self._trackers.remove(tracker)
+                logger.warning("%s failed and is dropped, metrics.jsonl goes on: %s", type(tracker).__name__, error)
+
+
+def _read_records(path: Path, *, last_step: int) -> list[Record]:
+    """Return the records up to a step, so that no step is counted twice after a resume."""
+    if not path.exists() or last_step == 0:
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # the line that a killed run was writing
+            continue
+        if isinstance(record, dict) and record.get("global_step", last_step + 1) <= last_step:
+            records.append(record)
+    return records
+
+
+def _write_records(path: Path, records: list[Record]) -> None:
+    scratch = path.with_name(".metrics.jsonl")
+    scratch.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    scratch.replace(path)
+
+
+# ---- trackers -------------------------------------------------------------------------------------------------------
+
+
+class Tracker(Protocol):
+    """Where records go besides the run folder."""
+
+    where: str
+
+    def log(self, record: Record) -> None:
+        """Take a record of numbers."""
+
+    def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str]) -> None:
+        """Take pictures that belong to a record."""
+
+    def summary(self, summary: Record) -> None:
+        """Take the run's results."""
+
+    def close(self) -> None:
+        """Finish what is under way."""
+
+
+def wandb_mode(config: WandbConfig) -> tuple[str, str]:
+    """Decide between online, offline and disabled, and say why.
+
+    Raises:
+        UserError: online was asked for and there is no login; wandb would ask for a key in the middle of a launch.
+    """
+    from_environment = os.environ.get("WANDB_MODE", "").lower()
+    mode, reason = config.mode, "asked for"
+    if config.mode == "auto":
+        if from_environment in ("online", "offline", "disabled"):
+            mode, reason = from_environment, "WANDB_MODE"  # type: ignore[assignment] # one of the three
+        else:
+            login = _wandb_login()
+            mode, reason = ("online", login) if login else ("offline", "no login: wandb login")
+    if mode == "online" and not _wandb_login():
+        raise UserError(f"W&B is to be online ({reason}) and there is no login: run `wandb login`, or give --wandb.mode offline")
+    return mode, reason
+
+
+def _wandb_login() -> str | None:
+    """Return where a key would come from; never the key."""
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if os.environ.get(variable):
+            return variable
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return str(path) if netrc.netrc(path).authenticators(host) else None
+    except (OSError, netrc.NetrcParseError):
+        return None
+
+
+class WandbTracker:
+    """One W&B run per run folder: its id is kept there, so that a continued run stays one run.
+
+    Args:
+        config: project, names, mode.
+        folder: the run folder; W&B's own files go to its `wandb/`.
+        described: the configuration and facts of the run.
+    """
+
+    def __init__(self, config: WandbConfig, folder: Path, described: Record) -> None:
+        mode, reason = wandb_mode(config)
+        (folder / "wandb").mkdir(exist_ok=True)
+        for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+            os.environ.setdefault(variable, str((folder / "wandb").resolve()))
+        import wandb  # 0.6 s
+
+        self._wandb = wandb
+        settings = wandb.Settings(silent=True, save_code=False, **_known_settings(wandb, finish_timeout=FINISH_SECONDS))
+        arguments: Record = {
+            "project": config.project,
+            "entity": config.entity,
+            "name": config.name or folder.resolve().name,
+            "tags": list(config.tags),
+            "id": _run_id(folder / "wandb" / "run_id"),
+            "resume": "allow",
+            "dir": str(folder),
+            "config": described,
+            "settings": settings,
+        }
+        try:
+            self._run = wandb.init(mode=mode, **arguments)
+        except Exception as error:
+            if mode != "online":
+                raise
+            logger.warning("W&B is not reachable (%s): this run is recorded offline", error)
+            mode, reason = "offline", "not reachable"
+            self._run = wandb.init(mode=mode, **arguments)
+        sync = f", later: wandb sync {Path(self._run.dir).parent}" if mode == "offline" else ""
+        address = f" {self._run.url}" if mode == "online" else ""
+        self.where = f"W&B {mode} ({reason}){address}{sync}"
+        self._run.define_metric("global_step", hidden=True)
+        self._run.define_metric("epoch", hidden=True)
+        for pattern in STEP_AXIS:
+            self._run.define_metric(pattern, step_metric="global_step")
+        for pattern in EPOCH_AXIS:
+            self._run.define_metric(pattern, step_metric="epoch")
+
+    def log(self, record: Record) -> None:
+        """Take a record of numbers."""
+        self._run.log(record)
+
+    def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str]) -> None:
+        """Send all pictures in one call, with the axes they belong to. wandb 0.31 takes uint8 as it is."""
+        images = {name: self._wandb.Image(picture, caption=captions.get(name)) for name, picture in pictures.items()}
+        self._run.log({"global_step": record["global_step"], "epoch": record["epoch"], **images})
+
+    def summary(self, summary: Record) -> None:
+        """Set the run's summary, with `best/top1` for sweeps."""
+        self._run.summary.update(summary | {"best/top1": summary.get("best_top1")})
+
+    def close(self) -> None:
+        """Finish the run; what is not uploaded by then waits on the disk for `wandb sync`."""
+        self._run.finish()
+
+
+def _known_settings(wandb: Any, **settings: object) -> dict[str, Any]:  # noqa: ANN401 - the module
+    """Keep the settings that this version of wandb has."""
+    return {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
+
+
+def _run_id(path: Path) -> str:
+    if not path.exists():
+        path.write_text(secrets.token_hex(4), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+class TensorBoardTracker:
+    """Event files in the run folder's `tensorboard/`.
+
+    Args:
+        folder: the run folder.
+        first_step: records of later steps, from before a resume, are hidden.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("--log.trackers tensorboard needs the package: pip install tensorboard") from None
+        self._writer: Any = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+        self.where = f"TensorBoard: tensorboard --logdir {folder / 'tensorboard'}"
+
+    def log(self, record: Record) -> None:
+        """Take a record of numbers."""
+        for key, value in record.items():
+            if isinstance(value, int | float) and key != "global_step":
+                self._writer.add_scalar(key, value, record["global_step"])
+
+    def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str]) -> None:
+        """Take pictures; TensorBoard has no captions."""
+        del captions
+        for name, picture in pictures.items():
+            self._writer.add_image(name, picture, record["global_step"], dataformats="HWC")
+
+    def summary(self, summary: Record) -> None:
+        """Note the results as text."""
+        self._writer.add_text("summary", "```\n" + json.dumps(summary, indent=1) + "\n```")
+
+    def close(self) -> None:
+        """Flush the event file."""
+        self._writer.close()

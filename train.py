@@ -1,0 +1,266 @@
+"""Train AlexNet: the run from top to bottom. `train.py --help` explains every option.
+
+accelerate launch train.py --config recipes/lecture.yaml
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+import time
+from typing import NoReturn
+
+from alexnet_dist.config import Config, UserError, parse, to_dict
+
+EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def fail(message: str, *, code: int) -> NoReturn:
+    """End with one line, printed once per host: every rank comes here with the same fault."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds: --help and typing errors are answered at once
+    try:
+        COMMAND_LINE = parse()
+    except UserError as mistake:
+        fail(str(mistake), code=EXIT_USER)
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from alexnet_dist import (
+    batches,
+    cards,
+    checkpoint,
+    data,
+    distributed,
+    engine,
+    figures,
+    kernels,
+    metrics,
+    model,
+    optim,
+    preprocess,
+    runlog,
+)
+from alexnet_dist.console import Console
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one run is made of."""
+
+    config: Config
+    dataset: data.ImageData
+    network: nn.Module
+    """The raw module, which `job.model` wraps."""
+    kernels_before: kernels.Weights
+    job: engine.Job
+    facts: cards.Facts
+    log: runlog.RunLog
+    console: Console
+
+
+def main(config: Config) -> None:
+    """Refuse what cannot work, then form the process group and run. Every rank calls it."""
+    distributed.check_launch(config)
+    runlog.check(config)
+    dataset = data.load(config.data)
+    accelerator, precision = distributed.make_accelerator(config)
+    try:
+        folder = distributed.from_main(accelerator, lambda: runlog.choose_folder(config, data_name=dataset.name))
+        config = dataclasses.replace(config, out_dir=folder)
+        console = Console(enabled=accelerator.is_main_process)
+        network = model.build(config.model, num_classes=len(dataset.class_names), seed=config.seed)
+        before = kernels.snapshot(network)
+        job = prepare(config, dataset, network, accelerator, distributed.survey(accelerator, precision))
+        progress = resume(config, dataset, network, job)
+        if progress.epoch >= config.epochs or progress.step >= job.last_step:
+            console.print(f"{folder} has its {progress.step} steps already: nothing to train")
+            return
+        facts = cards.facts(config, dataset, network, job)
+        log = runlog.RunLog(config, facts=facts, enabled=accelerator.is_main_process, step=progress.step)
+        train(Run(config, dataset, network, before, job, facts, log, console), progress)
+    finally:
+        accelerator.end_training()
+
+
+def prepare(
+    config: Config,
+    dataset: data.ImageData,
+    network: nn.Module,
+    accelerator: Accelerator,
+    hardware: distributed.Hardware,
+) -> engine.Job:
+    """Put the network on its device and make all that the loops need. Every rank calls it."""
+    network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in the stubs
+    ema = optim.Ema(network, decay=config.optim.ema) if config.optim.ema else None
+    if config.runtime.compile:
+        network.compile()
+    order = batches.GlobalBatches(len(dataset.train), config.data.batch_size, seed=config.seed, drop_last=True)
+    in_turn = batches.GlobalBatches(len(dataset.test), config.data.batch_size, seed=None, drop_last=False)
+    on_gpu = accelerator.device.type == "cuda"
+    prepared, optimizer, train_loader, eval_loader = accelerator.prepare(
+        network,
+        optim.build(network, config.optim),
+        batches.loader(dataset.train.images, dataset.train.labels, order, pin_memory=on_gpu),
+        batches.loader(dataset.test.images, dataset.test.labels, in_turn, pin_memory=on_gpu),
+    )
+    mean, std = model.input_statistics(config.model) or (dataset.mean, dataset.std)
+    total_steps = config.epochs * order.num_batches
+    return engine.Job(
+        accelerator=accelerator,
+        hardware=hardware,
+        model=prepared,
+        optimizer=optimizer,
+        ema=ema,
+        train_loader=train_loader,
+        order=order,
+        eval_loader=eval_loader,
+        num_eval_images=len(dataset.test),
+        num_classes=len(dataset.class_names),
+        preprocess=preprocess.Preprocess(
+            image_size=config.data.image_size,
+            num_images=len(dataset.train),
+            source_size=dataset.train.images.shape[-1],
+            mean=mean if config.data.normalize else None,
+            std=std if config.data.normalize else None,
+            augment=config.data.augment,
+            flips=dataset.flips,
+            seed=config.seed,
+        ),
+        learning_rate=lambda step: optim.learning_rate(
+            step, config.optim, steps_per_epoch=order.num_batches, total_steps=total_steps
+        ),
+        optim=config.optim,
+        seed=config.seed,
+        log_every=config.log.every_steps,
+        save_every=config.checkpoint.every_steps,
+        last_step=min(total_steps, config.max_steps or total_steps),
+        flops_per_image=model.training_flops(network, config.data.image_size),
+        blocked=torch.zeros((), device=accelerator.device),
+    )
+
+
+def resume(config: Config, dataset: data.ImageData, network: nn.Module, job: engine.Job) -> engine.Progress:
+    """Continue from the newest good checkpoint, or begin. Every rank calls it."""
+    assert config.out_dir is not None
+    folder = config.out_dir / "checkpoints"
+    found = distributed.from_main(job.accelerator, lambda: checkpoint.newest(folder))
+    if found is None:
+        return engine.Progress()
+    path, state = found
+    if state["fingerprint"] != dataset.fingerprint:
+        raise UserError(f"{path} was trained on other images: name the same data set, or choose another --out-dir")
+    checkpoint.load(path, model=network, optimizer=job.optimizer.optimizer, ema=job.ema and job.ema.model)
+    return engine.Progress(**state["progress"])
+
+
+def train(run: Run, progress: engine.Progress) -> None:
+    """Train epoch by epoch, evaluate and save each, and sum up. Every rank calls it."""
+    config, job, console = run.config, run.job, run.console
+    console.print(model.parameter_table(run.network))
+    console.card("run", cards.run_card(config, run.facts, job, progress, run.log.tracking))
+    if run.dataset.fallback_for:
+        console.warn(f"{run.dataset.fallback_for} CANNOT BE HAD: THIS RUN TRAINS ON {run.dataset.name} INSTEAD")
+    started = time.perf_counter() - progress.wall_seconds
+    status = "failed"
+    try:
+        while progress.epoch < config.epochs and progress.step < job.last_step:
+            console.start_epoch(progress.epoch + 1, config.epochs, steps=job.order.num_batches, done=progress.batch)
+            for record in engine.train_epoch(job, progress):
+                run.log.log(record)
+                console.step(record, step=progress.step, last_step=job.last_step)
+                if job.saves_at(progress):
+                    save(run, progress)
+            console.end_epoch()
+            evaluation_started = time.perf_counter()
+            evaluation = engine.evaluate(job)
+            record = progress.end_epoch(job, evaluation, seconds=time.perf_counter() - evaluation_started)
+            report_epoch(run, record, evaluation)
+            progress.wall_seconds = time.perf_counter() - started
+            if progress.step == job.last_step or progress.epoch % config.checkpoint.every_epochs == 0:
+                save(run, progress)
+        status = "finished" if progress.epoch == config.epochs else "max_steps"
+        draw_results(run, evaluation)
+    except metrics.NonFiniteError:
+        status = "non-finite"
+        raise
+    finally:
+        console.end_epoch()
+        summary = cards.summary(run.facts, progress, status=status)
+        run.log.write_summary(summary)
+        run.log.close()
+    console.card("result", cards.result_card(summary, progress, config))
+
+
+def report_epoch(run: Run, record: engine.Record, evaluation: metrics.Evaluation) -> None:
+    """Record an epoch's results and, when they are due, its kernels."""
+    is_last = record["global_step"] == run.job.last_step
+    due = is_last or record["epoch"] % run.config.log.kernels_every_epochs == 0
+    if due and run.log.enabled:
+        now = kernels.snapshot(run.network)
+        drawn = kernels.draw(run.kernels_before, now, conv2_kernel=run.config.log.conv2_kernel)
+        record |= {f"kernels/{layer}_rel_change": pictures.relative_change for layer, pictures in drawn.items()}
+        run.log.pictures(record, kernels.named(drawn), kernels.captions(drawn), prefix="kernels/")
+    run.log.log(record)
+    run.console.print(cards.epoch_line(record, epochs=run.config.epochs))
+    if collapse := evaluation.collapse():
+        run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {collapse}. {cards.COLLAPSE_ADVICE}")
+
+
+def save(run: Run, progress: engine.Progress) -> None:
+    """Save a checkpoint from rank 0; every rank calls it, and all of them fail if it fails."""
+    folder = run.log.folder / "checkpoints"
+    state = {
+        "progress": dataclasses.asdict(progress),
+        "top1": progress.top1,
+        "fingerprint": run.dataset.fingerprint,
+        "config": to_dict(run.config),
+        "facts": run.facts,
+    }
+
+    def write() -> None:
+        checkpoint.save(
+            folder,
+            step=progress.step,
+            model=run.network,
+            optimizer=run.job.optimizer.optimizer,
+            ema=run.job.ema and run.job.ema.model,
+            state=state,
+        )
+        checkpoint.prune(folder, keep=run.config.checkpoint.keep)
+
+    distributed.from_main(run.job.accelerator, write)
+
+
+def draw_results(run: Run, evaluation: metrics.Evaluation) -> None:
+    """Draw the curves and the confusion matrix."""
+    if run.log.enabled:
+        figures.save_curves(run.log.records, run.log.folder / "figures")
+        figures.save_confusion(evaluation.confusion, run.dataset.class_names, run.log.folder / "figures/confusion.png")
+
+
+def command() -> NoReturn:
+    """Run the command line's configuration and turn every ending into an exit code."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(levelname)s: %(message)s")
+    try:
+        main(COMMAND_LINE)
+    except UserError as error:
+        fail(str(error), code=EXIT_USER)
+    except metrics.NonFiniteError as error:
+        fail(str(error), code=EXIT_FAILED)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command with the same --out-dir continues", code=EXIT_INTERRUPTED)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    command()
