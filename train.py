@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from alexnet_dist.config import Config, UserError, parse, to_dict
 
@@ -24,15 +24,13 @@ def fail(message: str, *, code: int) -> NoReturn:
     sys.exit(code)
 
 
-if __name__ == "__main__":  # before torch is imported, which takes seconds: --help and typing errors are answered at once
+if __name__ == "__main__":  # before torch, which takes seconds: --help and typing errors are answered at once
     try:
         COMMAND_LINE = parse()
     except UserError as mistake:
         fail(str(mistake), code=EXIT_USER)
 
 import torch
-from accelerate import Accelerator
-from torch import nn
 
 from alexnet_dist import (
     batches,
@@ -50,6 +48,10 @@ from alexnet_dist import (
     runlog,
 )
 from alexnet_dist.console import Console
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +160,7 @@ def resume(config: Config, dataset: data.ImageData, network: nn.Module, job: eng
     path, state = found
     if state["fingerprint"] != dataset.fingerprint:
         raise UserError(f"{path} was trained on other images: name the same data set, or choose another --out-dir")
-    checkpoint.load(path, model=network, optimizer=job.optimizer.optimizer, ema=job.ema and job.ema.model)
+    checkpoint.load(path, model=network, optimizer=job.optimizer.optimizer, ema=job.ema.model if job.ema else None)
     return engine.Progress(**state["progress"])
 
 
@@ -232,7 +234,7 @@ def save(run: Run, progress: engine.Progress) -> None:
             step=progress.step,
             model=run.network,
             optimizer=run.job.optimizer.optimizer,
-            ema=run.job.ema and run.job.ema.model,
+            ema=run.job.ema.model if run.job.ema else None,
             state=state,
         )
         checkpoint.prune(folder, keep=run.config.checkpoint.keep)

@@ -4,7 +4,7 @@ Knows nothing about processes: Accelerate cuts the global batches made here into
 """
 
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,7 @@ class _IndexedSplit(Dataset[Batch]):
         }
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:  # noqa: ANN401 - typed as if it got a list of samples; `__getitems__` gave a batch
     return batch
 
 

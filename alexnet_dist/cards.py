@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 COLLAPSE_ADVICE = (
-    "This is the fate of the lecture's recorded run (10.000 %). Early in the first epochs it may pass; if it stays, try a "
-    "lower --optim.lr or a longer --optim.warmup-epochs, and look at the labels"
+    "So ended the lecture's recorded run (10.000 %). In the first epochs it may pass; if it stays, try a lower "
+    "--optim.lr or a longer --optim.warmup-epochs, and look at the labels"
 )
 
 
@@ -72,7 +72,8 @@ def run_card(config: Config, facts: Facts, job: Job, progress: Progress, trackin
         "data": f"{facts['dataset']}{stands_in}: {facts['num_train_images']:,} training and "
         f"{facts['num_eval_images']:,} test images, {facts['num_classes']} classes",
         "input": f"{source}x{source} -> {config.data.image_size}x{config.data.image_size}, "
-        f"{'normalised' if config.data.normalize else 'in [0, 1]'}, {'augmented' if config.data.augment else 'as stored'}",
+        + ("normalised, " if config.data.normalize else "in [0, 1], ")
+        + ("augmented" if config.data.augment else "as stored"),
         "network": f"AlexNet, {facts['num_parameters']:,} parameters",
         "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
         f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
@@ -117,7 +118,8 @@ def result_card(summary: Record, progress: Progress, config: Config) -> dict[str
     """Return the rows that are shown at the end."""
     return {
         "status": summary["status"],
-        "top-1": f"{progress.top1 or 0:.3%} at the end, {progress.best_top1 or 0:.3%} at best (epoch {progress.best_epoch})",
+        "top-1": f"{progress.top1 or 0:.3%} at the end, "
+        f"{progress.best_top1 or 0:.3%} at best (epoch {progress.best_epoch})",
         "time": f"{duration(progress.wall_seconds)} for {progress.step} steps",
         "speed": f"{summary['images_per_second']:,.0f} images/s while training, MFU "
         f"{summary['images_per_second'] * summary['flops_per_image'] / summary['peak_tflops'] / 1e12:.2f}",

@@ -1,16 +1,14 @@
 """Checkpoints: written whole or not at all, verified when read, and no pickle anywhere.
 
 `checkpoints/step_00000098/` holds `model.safetensors` (torchvision's key names), `optimizer.safetensors`, `state.json`,
-`ema.safetensors` when there is an average, and `MANIFEST.json` (sizes and SHA-256), written last. A folder is made under
-a temporary name, flushed to the disk and renamed. Only rank 0 saves; every rank loads.
+`ema.safetensors` where there is an average, and `MANIFEST.json` (sizes and SHA-256), written last. A folder is made
+under a temporary name, flushed to the disk and renamed. Only rank 0 saves; every rank loads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 
+from alexnet_dist import files
 from alexnet_dist.config import UserError
 
 if TYPE_CHECKING:
@@ -63,23 +62,21 @@ def save(
         _save_tensors(_optimizer_tensors(model, optimizer), scratch / "optimizer.safetensors")
         if ema is not None:
             _save_tensors(ema.state_dict(), scratch / "ema.safetensors")
-        _write_text(scratch / "state.json", json.dumps({"format": FORMAT, **state}, indent=1))
+        files.write_text(scratch / "state.json", json.dumps({"format": FORMAT, **state}, indent=1))
         manifest = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
-        _write_text(scratch / MANIFEST, json.dumps(manifest, indent=1))
-        _flush(scratch)
+        files.write_text(scratch / MANIFEST, json.dumps(manifest, indent=1))
+        files.flush(scratch)
         if final.exists():
             shutil.rmtree(final)
         scratch.rename(final)
-        _flush(folder)
+        files.flush(folder)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(f"the checkpoint {final} cannot be written: {error}. Earlier checkpoints are intact") from None
     return final
 
 
-def load(
-    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None
-) -> None:
+def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> None:
     """Restore a checkpoint that `newest` verified. Every rank calls it.
 
     Raises:
@@ -159,24 +156,8 @@ def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def _describe(path: Path) -> dict[str, Any]:
-    """Return a file's size and SHA-256, flushed to the disk if it was just written."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _flush(folder: Path) -> None:
-    """Have the disk hold a folder's files and its list of names before anything relies on them."""
-    for path in [*(path for path in folder.iterdir() if path.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

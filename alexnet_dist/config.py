@@ -13,13 +13,15 @@ import io
 import math
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SMALLEST_IMAGE = 63  # AlexNet_Weights.IMAGENET1K_V1.meta["min_size"]: below it a feature map vanishes
 
@@ -58,9 +60,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "--data.batch-size must be at least 1")
-        _require(
-            SMALLEST_IMAGE <= self.image_size <= 1024, f"--data.image-size must be from {SMALLEST_IMAGE} to 1024"
-        )
+        _require(SMALLEST_IMAGE <= self.image_size <= 1024, f"--data.image-size must be from {SMALLEST_IMAGE} to 1024")
         _require(self.limit is None or self.limit >= 1, "--data.limit must be at least 1")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
 
@@ -224,7 +224,9 @@ class Config:
 
 
 # What a resumed run may change: how long, where and how it runs and is recorded, not what it computes.
-MAY_CHANGE_ON_RESUME = re.compile(r"epochs|out_dir|resume|max_steps|data\.(cache_dir|fallback)|(runtime|log|wandb|checkpoint)\..*")
+MAY_CHANGE_ON_RESUME = re.compile(
+    r"epochs|out_dir|resume|max_steps|data\.(cache_dir|fallback)|(runtime|log|wandb|checkpoint)\..*"
+)
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> Config:

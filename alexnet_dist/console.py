@@ -35,7 +35,11 @@ class Console:
     def card(self, title: str, rows: Mapping[str, object]) -> None:
         """Print a titled table of facts."""
         width = max(map(len, rows))
-        lines = [f"-- {title} ".ljust(78, "-"), *(f"{name:<{width}}  {value}" for name, value in rows.items()), "-" * 78]
+        lines = [
+            f"-- {title} ".ljust(78, "-"),
+            *(f"{name:<{width}}  {value}" for name, value in rows.items()),
+            "-" * 78,
+        ]
         self.print("\n".join(lines))
 
     def start_epoch(self, epoch: int, epochs: int, *, steps: int, done: int) -> None:

@@ -15,7 +15,6 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,10 +26,12 @@ import numpy.typing as npt
 from filelock import FileLock
 from PIL import Image
 
-from alexnet_dist import seeds
+from alexnet_dist import files, seeds
 from alexnet_dist.config import DataConfig, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     import datasets
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,9 @@ def load(config: DataConfig) -> ImageData:
     except HubUnreachableError as error:
         if config.fallback == "none":
             raise
-        logger.warning("%s\nTHE FALLBACK IS USED: training on %s instead of %s.", error, config.fallback, config.dataset)
+        logger.warning(
+            "%s\nTHE FALLBACK IS USED: training on %s instead of %s.", error, config.fallback, config.dataset
+        )
         data = replace(_load_named(config.fallback, config), fallback_for=config.dataset)
     if config.limit:
         data = _limited(data, config.limit)
@@ -125,7 +128,7 @@ def _load_named(name: str, config: DataConfig) -> ImageData:
         name = CIFAR10_ON_HUB
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(
-            f"--data.dataset {name}: neither cifar10, digits, synthetic, a folder that exists, nor a Hub id (owner/name)"
+            f"--data.dataset {name}: not cifar10, digits, synthetic, a folder that exists, or a Hub id (owner/name)"
         )
     key = hashlib.sha256(f"{name}@{config.revision or 'main'}".encode()).hexdigest()
     return _cached(cache, key, name, lambda: _read_hub(name, config.revision))
@@ -173,7 +176,12 @@ def _read_folder(folder: Path) -> tuple[Split, Split, tuple[str, ...]]:
     try:
         with _quiet(datasets), tempfile.TemporaryDirectory() as scratch:
             return _decode(datasets.load_dataset(str(folder), cache_dir=scratch), str(folder))
-    except (datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+    except (
+        datasets.exceptions.DatasetsError,
+        datasets.exceptions.DatasetGenerationError,
+        OSError,
+        ValueError,
+    ) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
@@ -191,7 +199,9 @@ def _read_hub(name: str, revision: str | None) -> tuple[Split, Split, tuple[str,
         with _quiet(datasets):
             return _decode(datasets.load_dataset(name, revision=revision), name)
     except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
-        raise UserError(f"--data.dataset {name}: the Hub has no such data set or revision: {_first_line(error)}") from None
+        raise UserError(
+            f"--data.dataset {name}: the Hub has no such data set or revision: {_first_line(error)}"
+        ) from None
     except (ConnectionError, TimeoutError, OSError) as error:
         raise HubUnreachableError(
             f"--data.dataset {name}: the Hugging Face Hub cannot be reached and the data set is not cached here "
@@ -343,14 +353,11 @@ def _folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         digest.update(f"{path.relative_to(folder)}\0".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(files.sha256(path).encode())
     return digest.hexdigest()
 
 
-def _cached(
-    cache: Path, key: str, name: str, read: Callable[[], tuple[Split, Split, tuple[str, ...]]]
-) -> ImageData:
+def _cached(cache: Path, key: str, name: str, read: Callable[[], tuple[Split, Split, tuple[str, ...]]]) -> ImageData:
     """Return what `read` gives, decoding it at most once per machine: the first process writes, the others wait."""
     folder = cache / f"{name.replace('/', '--')}-v{CACHE_FORMAT}-{key[:16]}"
     try:
@@ -384,6 +391,7 @@ def _write_cache(folder: Path, data: ImageData) -> None:
             "fingerprint": data.fingerprint,
         }
         (scratch / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        files.flush(scratch)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     finally:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +22,9 @@ from accelerate.utils import (
 )
 
 from alexnet_dist.config import Config, RuntimeConfig, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -155,7 +157,7 @@ def resolve_precision(config: RuntimeConfig, *, use_cpu: bool) -> Precision:
 
 
 def _best_on_cpu() -> Precision:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that is allowed
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch
     for key, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512 BF16")):
         if capabilities.get(key):
             return Precision("bf16", f"this CPU has {name}")

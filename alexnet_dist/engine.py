@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,8 @@ from alexnet_dist import seeds
 from alexnet_dist.metrics import EvalCounts, Evaluation, NonFiniteError, StepWindow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from accelerate import Accelerator
     from torch import nn
 
@@ -119,7 +120,7 @@ class Job:
 
     def saves_at(self, progress: Progress) -> bool:
         """Tell whether a checkpoint is due in the middle of an epoch; at its end it waits for the evaluation."""
-        return bool(self.save_every) and progress.step % self.save_every == 0 and not self.ends_at(progress)
+        return self.save_every is not None and progress.step % self.save_every == 0 and not self.ends_at(progress)
 
     def ends_at(self, progress: Progress) -> bool:
         """Tell whether the epoch, or the run, ends with the step just taken."""
@@ -173,7 +174,7 @@ def train_epoch(job: Job, progress: Progress) -> Iterator[Record | None]:
             clock.restart()  # what the caller did with the record is no training time
         else:
             yield None
-        if job.ends_at(progress):
+        if progress.step == job.last_step:
             return
 
 
@@ -246,9 +247,7 @@ def _report(job: Job, window: StepWindow, clock: _Clock, progress: Progress) -> 
     }
 
 
-def _check_finite(
-    job: Job, window: StepWindow, losses: list[float], norms: list[float], *, first_step: int
-) -> None:
+def _check_finite(job: Job, window: StepWindow, losses: list[float], norms: list[float], *, first_step: int) -> None:
     scaled = job.accelerator.scaler is not None  # then an infinite norm is an overflow that the scaler deals with
     for index, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
         if math.isfinite(loss) and (scaled or math.isfinite(norm)):
@@ -258,9 +257,9 @@ def _check_finite(
         ids = suspects or sorted(gather_object([int(i) for i in window.ids[index].tolist()]))
         more = f" and {len(ids) - MOST_NAMED_IDS} more" if len(ids) > MOST_NAMED_IDS else ""
         raise NonFiniteError(
-            f"the {what} of step {first_step + index} is not finite (images {ids[:MOST_NAMED_IDS]}{more} of the training "
-            "split). The weights are those before that step. Try a lower --optim.lr, a longer --optim.warmup-epochs or "
-            "--optim.clip-norm"
+            f"the {what} of step {first_step + index} is not finite (images {ids[:MOST_NAMED_IDS]}{more} of the "
+            "training split). The weights are those before that step. Try a lower --optim.lr, a longer "
+            "--optim.warmup-epochs, or --optim.clip-norm"
         )
 
 

@@ -29,7 +29,9 @@ def save_curves(records: Sequence[Record], folder: Path) -> None:
         return
     figure, axes = _figure(7, 4.2)
     positions = _epoch_positions(train, evaluations)
-    axes.plot(positions, [r["train/loss"] for r in train], color="#9aa7b5", linewidth=1, label="training, mean of steps")
+    axes.plot(
+        positions, [r["train/loss"] for r in train], color="#9aa7b5", linewidth=1, label="training, mean of steps"
+    )
     axes.plot(*_series(evaluations, "train/epoch_loss"), "o-", color="#1f5fa8", label="training, mean of the epoch")
     axes.plot(*_series(evaluations, "val/loss"), "s-", color="#d1495b", label="test")
     axes.set(xlabel="epoch", ylabel="loss (nats)", title="Loss")
@@ -72,7 +74,9 @@ def save_confusion(confusion: npt.NDArray[np.int64], class_names: Sequence[str],
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     accuracy = np.trace(confusion) / max(1, confusion.sum())
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"Test images: {100 * accuracy:.2f} % on the diagonal")
+    axes.set(
+        xlabel="predicted class", ylabel="true class", title=f"Test images: {100 * accuracy:.2f} % on the diagonal"
+    )
     _save(figure, path)
 
 

@@ -74,7 +74,10 @@ def draw(before: Weights, now: Weights, *, conv2_kernel: int) -> dict[str, Kerne
         now: `snapshot` of the model.
         conv2_kernel: which of conv2's kernels to show, from 0 to 191.
     """
-    shown_kernel = {"conv1": lambda weight: weight, "conv2": lambda weight: weight[conv2_kernel, :, None].expand(-1, 3, -1, -1)}
+    shown_kernel = {
+        "conv1": lambda weight: weight,
+        "conv2": lambda weight: weight[conv2_kernel, :, None].expand(-1, 3, -1, -1),
+    }
     return {
         name: _draw_layer(before[name], now[name], tiles=tiles, pixel=PIXEL[name])
         for name, tiles in shown_kernel.items()

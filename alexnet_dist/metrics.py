@@ -101,7 +101,8 @@ class Evaluation:
         """Return each class's share of recognised images; None for a class without any."""
         totals = self.confusion.sum(axis=1)
         return [
-            float(hits / total) if total else None for hits, total in zip(self.confusion.diagonal(), totals, strict=True)
+            float(hits / total) if total else None
+            for hits, total in zip(self.confusion.diagonal(), totals, strict=True)
         ]
 
     def collapse(self) -> str | None:

@@ -34,7 +34,7 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     ]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=MOMENTUM, nesterov=True, fused=True)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.lr, fused=True)
 
 
@@ -76,7 +76,7 @@ class Ema:
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(requires_grad=False)
-        self._average = get_ema_multi_avg_fn(decay)
+        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -13,13 +13,14 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 import yaml
 from PIL import Image
 
 from alexnet_dist import config as configuration
+from alexnet_dist import files
 from alexnet_dist.config import Config, UserError, WandbConfig
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+WandbMode = Literal["online", "offline", "disabled"]
 STEP_AXIS = ("train/*", "optim/*", "perf/*")
 EPOCH_AXIS = ("val/*", "kernels/*", "per_class/*")
 FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
@@ -45,7 +47,7 @@ def choose_folder(config: Config, *, data_name: str) -> Path:
     """Return the run folder: the one asked for, or a new one under runs/ that says what and when."""
     if config.out_dir is not None:
         return config.out_dir
-    stem = f"{data_name.split('/')[-1]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{data_name.rpartition('/')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, attempt = Path("runs") / stem, 1
     while folder.exists():
         attempt += 1
@@ -99,9 +101,10 @@ class RunLog:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(configuration.to_yaml(config), encoding="utf-8")
+            files.write_text(self.folder / "config.yaml", configuration.to_yaml(config))
             self.records = _read_records(self.folder / "metrics.jsonl", last_step=step)
-            _write_records(self.folder / "metrics.jsonl", self.records)
+            lines = "".join(json.dumps(record) + "\n" for record in self.records)
+            files.write_text(self.folder / "metrics.jsonl", lines)
         except OSError as error:
             raise UserError(f"the run folder {self.folder} cannot be written: {error}") from None
         described = configuration.to_dict(config) | facts
@@ -142,10 +145,7 @@ class RunLog:
         """Write summary.json and the trackers' summaries."""
         if not self.enabled:
             return
-        text = json.dumps(summary, indent=1)
-        scratch = self.folder / ".summary.json"
-        scratch.write_text(text + "\n", encoding="utf-8")
-        scratch.replace(self.folder / "summary.json")
+        files.write_text(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         self._each("summary", summary)
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class RunLog:
         for tracker in list(self._trackers):
             try:
                 getattr(tracker, method)(*arguments)
-            except Exception as error:  # noqa: BLE001 - no tracker's failure is worth a run
+            except Exception as error:  # noqa: BLE001, PERF203 - no tracker's failure is worth a run
                 self._trackers.remove(tracker)
                 logger.warning("%s failed and is dropped, metrics.jsonl goes on: %s", type(tracker).__name__, error)
 
@@ -176,12 +176,6 @@ def _read_records(path: Path, *, last_step: int) -> list[Record]:
         if isinstance(record, dict) and record.get("global_step", last_step + 1) <= last_step:
             records.append(record)
     return records
-
-
-def _write_records(path: Path, records: list[Record]) -> None:
-    scratch = path.with_name(".metrics.jsonl")
-    scratch.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    scratch.replace(path)
 
 
 # ---- trackers -------------------------------------------------------------------------------------------------------
@@ -205,22 +199,23 @@ class Tracker(Protocol):
         """Finish what is under way."""
 
 
-def wandb_mode(config: WandbConfig) -> tuple[str, str]:
+def wandb_mode(config: WandbConfig) -> tuple[WandbMode, str]:
     """Decide between online, offline and disabled, and say why.
 
     Raises:
         UserError: online was asked for and there is no login; wandb would ask for a key in the middle of a launch.
     """
     from_environment = os.environ.get("WANDB_MODE", "").lower()
-    mode, reason = config.mode, "asked for"
-    if config.mode == "auto":
-        if from_environment in ("online", "offline", "disabled"):
-            mode, reason = from_environment, "WANDB_MODE"  # type: ignore[assignment] # one of the three
-        else:
-            login = _wandb_login()
-            mode, reason = ("online", login) if login else ("offline", "no login: wandb login")
-    if mode == "online" and not _wandb_login():
-        raise UserError(f"W&B is to be online ({reason}) and there is no login: run `wandb login`, or give --wandb.mode offline")
+    login = _wandb_login()
+    mode: WandbMode
+    if config.mode != "auto":
+        mode, reason = config.mode, "asked for"
+    elif from_environment in ("online", "offline", "disabled"):
+        mode, reason = cast("WandbMode", from_environment), "WANDB_MODE"
+    else:
+        mode, reason = ("online", login) if login else ("offline", "no login: wandb login")
+    if mode == "online" and not login:
+        raise UserError(f"W&B online ({reason}) needs a login: run `wandb login`, or give --wandb.mode offline")
     return mode, reason
 
 
@@ -326,7 +321,7 @@ class TensorBoardTracker:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError("--log.trackers tensorboard needs the package: pip install tensorboard") from None
-        self._writer: Any = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
         self.where = f"TensorBoard: tensorboard --logdir {folder / 'tensorboard'}"
 
     def log(self, record: Record) -> None:

@@ -1,0 +1,44 @@
+# Every target sets up .venv by itself, once: `make train` and `make test` work on a fresh machine with Python and make.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install train test test-long check format bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+install: .venv/installed ## Make .venv with the package and its development tools
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: Python 3.10 or newer is needed; name one by make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,tensorboard]'
+	@touch $@
+
+train: install ## Train a first network: CIFAR-10, or scikit-learn's digits where the Hub cannot be reached
+	launch/node.sh --config recipes/first-run.yaml
+
+test: install ## Run the tests (no network, no GPU)
+	$(BIN)/pytest
+
+test-long: install ## Run the longer proofs too
+	$(BIN)/pytest -m "not gpu"
+
+check: install ## Lint, formatting, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: install ## Rewrite the code in the house's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: install ## Measure images per second of the training loop on this machine
+	$(BIN)/python benchmarks/throughput.py
+
+clean: ## Remove .venv, caches and build output; runs/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Train with all GPUs of this machine, one process each. Without a GPU: one process that uses all cores, or as many
+# processes as CPU_RANKS says, which share them.
+#
+#     launch/node.sh --config recipes/lecture.yaml
+#     CPU_RANKS=2 launch/node.sh --data.dataset digits --data.batch-size 64 --epochs 1
+#
+# Expect: the run card shows the number of processes that was meant; the exit code is 0, or 1 with a line "error: ..."
+# above the launcher's own.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+gpus=0
+if [[ -z ${CPU_RANKS:-} ]] && command -v nvidia-smi >/dev/null; then
+  gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
+fi
+if [[ -n ${CUDA_VISIBLE_DEVICES+set} && $gpus -gt 0 ]]; then
+  gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
+fi
+
+if ((gpus > 0)); then
+  exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$gpus" "$here/train.py" "$@"
+fi
+common=(--num_machines 1 --mixed_precision no --dynamo_backend no)
+ranks=${CPU_RANKS:-1}
+if [[ ! $ranks =~ ^[1-9][0-9]*$ ]]; then
+  echo "error: CPU_RANKS must be a number of processes, not '$ranks'" >&2
+  exit 2
+fi
+if ((ranks > 1)); then
+  exec accelerate launch "${common[@]}" --multi_gpu --num_processes "$ranks" --main_process_ip 127.0.0.1 \
+    "$here/train.py" --runtime.cpu "$@"
+fi
+exec accelerate launch "${common[@]}" --num_processes 1 --quiet "$here/train.py" "$@"

@@ -1,0 +1,60 @@
+"""What every test gets: no network, no tracker, a cache of its own, and Accelerate's state as if just started."""
+
+import os
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def clean_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give each test an empty home for caches and logins, and reset Accelerate's process-wide state."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("WANDB_API_KEY", "NETRC", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Return a maker of small data sets in ImageFolder layout."""
+
+    def make(
+        *, size: int = 8, per_class: int = 4, classes: tuple[str, ...] = ("cat", "dog"), name: str = "images"
+    ) -> Path:
+        rng = np.random.default_rng(0)
+        for split in ("train", "test"):
+            for class_name in classes:
+                folder = tmp_path / name / split / class_name
+                folder.mkdir(parents=True)
+                for index in range(per_class):
+                    pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{index}.png")
+        return tmp_path / name
+
+    return make
+
+
+def encode(image: Image.Image, kind: str = "PNG") -> bytes:
+    """Return an image's file content."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
