@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import io
 import math
 import re
@@ -264,12 +265,24 @@ def _parse_tokens(tokens: list[str], *, prog: str, origin: str = "") -> Config:
 
 
 def _one_line(box: str) -> str:
-    """Condense tyro's framed message (title, message, suggestions, each ruled off) to a line."""
+    """Condense tyro's framed message (title, message and more, each ruled off) to a line."""
     paragraphs = [" ".join(text.strip("| \n").split()) for text in re.split(r"\n[\s|]*-{5,}[\s|]*\n", box.strip())]
     message = paragraphs[1] if len(paragraphs) > 1 else paragraphs[0]
     message = re.sub(r"^Error parsing \w+: (?=--)", "", message).rstrip(".")
-    suggestion = re.search(r"Perhaps you meant: -*(--[\w.-]+)", " ".join(paragraphs))
-    return f"{message}; did you mean {suggestion[1]}?" if suggestion else message
+    unknown = re.match(r"Unrecognized options: (--[\w.-]+)", message)
+    suggestion = _closest_option(unknown[1]) if unknown else None
+    return f"{message}; did you mean {suggestion}?" if suggestion else message
+
+
+def _closest_option(flag: str) -> str | None:
+    """Return the option whose name, with its section or without, is most like a mistyped flag."""
+    options = ["--" + name.replace("_", "-") for name in flat(to_dict(Config()))]
+    names = {option.removeprefix("--").rpartition(".")[2]: option for option in options} | {o[2:]: o for o in options}
+    wanted = flag.removeprefix("--").replace("_", "-")
+    found = difflib.get_close_matches(wanted, names, n=1) or difflib.get_close_matches(
+        wanted.rpartition(".")[2], names, n=1
+    )
+    return names[found[0]] if found else None
 
 
 def _read_yaml(path: Path) -> list[str]:

@@ -1,0 +1,159 @@
+"""Counts and sums against hand-made logits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_dist.metrics import EvalCounts, Evaluation, StepWindow
+
+
+def count(batches, num_classes):
+    counts = EvalCounts(num_classes, torch.device("cpu"))
+    for logits, labels, losses in batches:
+        counts.add(torch.tensor(logits), torch.tensor(labels), torch.tensor(losses))
+    return counts
+
+
+def evaluation(confusion, loss=1.0):
+    return Evaluation(loss=loss, confusion=np.array(confusion, dtype=np.int64))
+
+
+# ---- counts ---------------------------------------------------------------------------------------------------------
+
+
+def test_counts_of_uneven_batches():
+    counts = count(
+        [
+            ([[9.0, 0.0, 1.0], [0.0, 2.0, 1.0], [0.5, 0.0, 0.1]], [0, 1, 2], [0.25, 0.5, 2.0]),
+            ([[-3.0, -1.0, -2.0]], [2], [4.0]),  # the last batch is smaller
+        ],
+        num_classes=3,
+    )
+    assert counts.confusion.view(3, 3).tolist() == [[1, 0, 0], [0, 1, 0], [1, 1, 0]], "rows are true classes"
+    assert counts.confusion.dtype == torch.int64
+    assert counts.loss_sum.item() == 6.75
+    assert counts.loss_sum.dtype == torch.float64
+
+
+def test_counts_do_not_depend_on_the_batches():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(101, 7, generator=generator), torch.randint(7, (101,), generator=generator)
+    losses = torch.rand(101, generator=generator)
+    whole, parts = (EvalCounts(7, torch.device("cpu")) for _ in range(2))
+    whole.add(logits, labels, losses)
+    for size in (1, 64, 36):
+        start = int(parts.confusion.sum())
+        chunk = slice(start, start + size)
+        parts.add(logits[chunk], labels[chunk], losses[chunk])
+    assert torch.equal(whole.confusion, parts.confusion)
+    assert int(parts.confusion.sum()) == 101
+    assert parts.loss_sum.item() == pytest.approx(whole.loss_sum.item(), rel=1e-12)
+    by_hand = [[int(((labels == t) & (logits.argmax(1) == p)).sum()) for p in range(7)] for t in range(7)]
+    assert whole.confusion.view(7, 7).tolist() == by_hand
+
+
+def test_summed_loss_keeps_what_float32_would_lose():
+    counts = count([([[1.0, 0.0]] * 3, [0, 0, 0], [2.0**25, 1.0, 1.0])], num_classes=2)
+    assert counts.loss_sum.item() == 2**25 + 2
+
+
+# ---- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def test_top1_and_number_of_images():
+    result = evaluation([[3, 1, 0], [0, 2, 2], [1, 0, 1]])
+    assert result.num_images == 10
+    assert result.top1 == 0.6
+
+
+def test_per_class_with_a_class_that_has_no_images():
+    result = evaluation([[3, 1, 0], [0, 0, 0], [1, 0, 3]])
+    assert result.per_class == [0.75, None, 0.75]
+
+
+COLLAPSED = {
+    "one class for all": ([[0, 100], [0, 100]], "class 1"),
+    "one of ten for all": (np.eye(10)[[3] * 10] * 7, "class 3"),
+    "uniform": (np.full((10, 10), 100), "chance"),
+    "below chance": ([[0, 50], [50, 0]], "chance"),
+    "within three deviations": (np.full((10, 10), 99) + np.diag([10] * 10), "chance"),
+    "most frequent class nearly always": ([[89, 1, 0], [5, 0, 0], [5, 0, 0]], "chance"),
+}
+
+
+@pytest.mark.parametrize("case", COLLAPSED)
+def test_collapse_is_noticed(case):
+    confusion, words = COLLAPSED[case]
+    found = evaluation(confusion).collapse()
+    assert found is not None
+    assert words in found
+
+
+def test_collapse_names_both_shares():
+    found = evaluation(np.full((10, 10), 100)).collapse()
+    assert "10.00%" in found
+    assert evaluation([[90, 0], [10, 0]]).collapse() == "every image is taken for class 0"
+
+
+HEALTHY = {
+    "learned": np.full((10, 10), 10) + np.diag([910] * 10),
+    "one class in the data set": [[50]],
+    "weak but real": np.full((10, 10), 95) + np.diag([50] * 10),
+    "better than the most frequent class": [[880, 20], [40, 60]],
+}
+
+
+@pytest.mark.parametrize("case", HEALTHY)
+def test_no_collapse_where_something_was_learned(case):
+    assert evaluation(HEALTHY[case]).collapse() is None
+
+
+@pytest.mark.parametrize(("hits", "collapsed"), [(1000, True), (1089, True), (1092, False), (1200, False)])
+def test_the_border_lies_three_standard_deviations_above_chance(hits, collapsed):
+    # 10,000 images of 10 balanced classes: 1000 + 3 * sqrt(10000 * 0.1 * 0.9) = 1090
+    confusion = np.zeros((10, 10))
+    for row in range(10):
+        hit = hits // 10 + (row < hits % 10)
+        confusion[row, row], confusion[row, (row + 1) % 10] = hit, 1000 - hit
+    assert confusion.trace() == hits
+    assert (evaluation(confusion).collapse() is not None) == collapsed
+
+
+@pytest.mark.parametrize("confusion", [np.diag([4, 4]), np.diag([2, 2, 2]), np.diag([50, 0])])
+def test_a_perfect_score_is_no_collapse(confusion):
+    result = evaluation(confusion)
+    assert result.top1 == 1
+    assert result.collapse() is None, "a test split may be small, or hold images of one class only"
+
+
+# ---- between two looks ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def window():
+    window = StepWindow()
+    window.add(torch.tensor([1.0, 2.5]), torch.tensor([7, 3]), torch.tensor(0.5))
+    window.add(torch.tensor([math.nan, 4.0, math.inf, -math.inf]), torch.tensor([9, 8, 5, 6]), torch.tensor(math.nan))
+    window.add(torch.tensor([2.0**25, 1.0, 1.0]), torch.tensor([0, 1, 2]), torch.tensor(1.5))
+    return window
+
+
+def test_window_sums_each_step_in_double_precision(window):
+    sums = window.loss_sums()
+    assert len(window) == 3
+    assert sums.dtype == torch.float64
+    assert sums[[0, 2]].tolist() == [3.5, 2**25 + 2]
+    assert math.isnan(sums[1])
+    assert torch.stack(window.gradient_norms)[[0, 2]].tolist() == [0.5, 1.5]
+
+
+def test_window_names_the_images_whose_loss_is_not_finite(window):
+    assert [window.suspects(index) for index in range(3)] == [[], [9, 5, 6], []]
+
+
+def test_windows_share_nothing():
+    first = StepWindow()
+    first.add(torch.ones(1), torch.ones(1, dtype=torch.int64), torch.ones(()))
+    assert len(StepWindow()) == 0
