@@ -245,7 +245,7 @@ def save(run: Run, progress: engine.Progress) -> None:
 def draw_results(run: Run, evaluation: metrics.Evaluation) -> None:
     """Draw the curves and the confusion matrix."""
     if run.log.enabled:
-        figures.save_curves(run.log.records, run.log.folder / "figures")
+        figures.save_curves(run.log.records, run.log.folder / "figures", num_classes=run.job.num_classes)
         figures.save_confusion(evaluation.confusion, run.dataset.class_names, run.log.folder / "figures/confusion.png")
 
 

@@ -99,7 +99,6 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
         ),
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False,  # AlexNet has none
                 gradient_as_bucket_view=True,  # saves a copy of the 228 MB of gradients
                 static_graph=config.optim.accumulate == 1,  # no_sync changes which steps reduce
                 comm_hook=DDPCommunicationHookType[hooks[config.runtime.comm_hook]],

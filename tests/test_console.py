@@ -1,0 +1,303 @@
+"""What a run prints, and what its cards say."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from alexnet_dist import cards, console
+from alexnet_dist.config import Config, DataConfig, OptimConfig
+from alexnet_dist.console import Console, duration
+from alexnet_dist.distributed import Hardware, Precision
+from alexnet_dist.engine import Progress
+
+RECORD = {"perf/step_ms": 500.0, "perf/images_per_second": 1234.5, "train/loss": 2.30259}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def drive(screen, *, record=RECORD):
+    """Everything that a run says, once."""
+    screen.print("a line")
+    screen.card("run", {"data": "digits", "network": "AlexNet"})
+    screen.start_epoch(1, 2, steps=3, done=0)
+    screen.step(None, step=1, last_step=6)
+    screen.step(record, step=2, last_step=6)
+    screen.end_epoch()
+    screen.end_epoch()  # as after an exception
+    screen.warn("something is odd")
+
+
+# ---- console --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (3.44, "3.4 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 m 00 s"),
+        (60, "1 m 00 s"),
+        (125.4, "2 m 05 s"),
+        (3599.4, "59 m 59 s"),
+        (3599.6, "1 h 00 m"),
+        (3720, "1 h 02 m"),
+        (90_000, "25 h 00 m"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_other_ranks_are_silent(capfd, monkeypatch):
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    drive(Console(enabled=False))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_ranks_are_silent_on_a_terminal_too(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    drive(Console(enabled=False))
+    assert terminal.getvalue() == ""
+
+
+def test_no_progress_bar_where_there_is_no_terminal(capsys):
+    drive(Console(enabled=True))
+    out, err = capsys.readouterr()
+    assert "\r" not in out + err
+    assert "step/s" not in out + err
+    assert err.strip().splitlines()[1] == "WARNING: something is odd"
+    assert out.splitlines()[0] == "a line"
+
+
+def test_plain_lines_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(console.time, "perf_counter", lambda: clock.now)
+    screen = Console(enabled=True)
+    screen.start_epoch(1, 1, steps=10, done=0)
+    for step, seconds in ((1, 29.0), (2, 31.0), (3, 59.0), (4, 62.0)):
+        clock.now = 1000.0 + seconds
+        screen.step(None, step=step, last_step=10)
+        screen.step(RECORD, step=step, last_step=10)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines() == [
+        "step 2/10  loss 2.3026  1,234 images/s  4.0 s left",
+        "step 4/10  loss 2.3026  1,234 images/s  3.0 s left",
+    ]
+
+
+def test_progress_bar_on_a_terminal(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    screen = Console(enabled=True)
+    screen.start_epoch(2, 5, steps=8, done=3)
+    screen.step(RECORD, step=4, last_step=40)
+    bar = screen._bar
+    assert (bar.total, bar.n, bar.desc) == (8, 4, "epoch 2/5")
+    assert bar.postfix == "loss 2.3026, 1,234 images/s, run ends in 18.0 s"
+    assert "epoch 2/5" in terminal.getvalue()
+    screen.end_epoch()
+    assert screen._bar is None
+    assert bar.disable, "closed"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_card_lines_up(capsys):
+    Console(enabled=True).card("run", {"data": "digits", "run folder": Path("runs/a")})
+    top, first, second, bottom = capsys.readouterr().out.splitlines()
+    assert top.startswith("-- run ---")
+    assert (first, second) == ("data        digits", "run folder  runs/a")
+    assert len(top) == len(bottom) == 78
+
+
+# ---- cards ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network():
+    return nn.Linear(999, 1)  # 1000 parameters
+
+
+@pytest.fixture
+def dataset():
+    return SimpleNamespace(
+        train=torch.zeros(50_010),
+        test=torch.zeros(10_000),
+        class_names=("cat", "dog", "owl"),
+        name="digits",
+        fallback_for=None,
+        fingerprint="f00d",
+    )
+
+
+def job_on(*, world_size=1, device="CPU", threads=4, last_step=1560):
+    return SimpleNamespace(
+        hardware=Hardware(
+            device=device,
+            device_type="cpu",
+            world_size=world_size,
+            threads=threads,
+            precision=Precision("bf16", "this CPU has AMX"),
+            peak_flops=1.5e12,
+        ),
+        order=SimpleNamespace(num_batches=156),
+        preprocess=SimpleNamespace(source_size=32),
+        flops_per_image=4_000_000_000,
+        last_step=last_step,
+    )
+
+
+CONFIG = Config(out_dir=Path("runs/a"), data=DataConfig(batch_size=320))
+
+
+def run_card(dataset, network, *, config=CONFIG, job=None, progress=None, tracking="none"):
+    job = job or job_on()
+    facts = cards.facts(config, dataset, network, job)
+    return cards.run_card(config, facts, job, progress or Progress(), tracking)
+
+
+def test_facts(dataset, network):
+    facts = cards.facts(CONFIG, dataset, network, job_on(world_size=2))
+    assert json.loads(json.dumps(facts)) == facts, "ready for JSON"
+    expected = {
+        "num_parameters": 1000,
+        "num_train_images": 50_010,
+        "num_eval_images": 10_000,
+        "num_classes": 3,
+        "dataset": "digits",
+        "fallback_for": None,
+        "fingerprint": "f00d",
+        "world_size": 2,
+        "global_batch_size": 320,
+        "steps_per_epoch": 156,
+        "precision": "bf16",
+        "device": "CPU",
+        "cpu_threads": 4,
+        "peak_tflops": 1.5,
+        "flops_per_image": 4_000_000_000,
+    }
+    assert {key: facts[key] for key in expected} == expected
+    assert facts["versions"]["torch"] == torch.__version__
+
+
+def test_run_card(dataset, network):
+    card = run_card(dataset, network, tracking="W&B offline")
+    assert card == {
+        "data": "digits: 50,010 training and 10,000 test images, 3 classes",
+        "input": "32x32 -> 224x224, normalised, augmented",
+        "network": "AlexNet, 1,000 parameters",
+        "hardware": "1 process on CPU, 4 threads each, matrix products at 1.50 TFLOP/s in all",
+        "precision": "bf16 (this CPU has AMX)",
+        "batch": "320 in all, 320 per process",
+        "steps": "156 an epoch, 10 epochs; 90 images of each epoch's order do not fill a batch",
+        "optimizer": "adam, lr 0.0005 one-cycle",
+        "tracking": "W&B offline",
+        "run folder": "runs/a (begins)",
+    }
+
+
+def test_run_card_of_another_run(dataset, network):
+    dataset.fallback_for = "cifar10"
+    config = Config(
+        out_dir=Path("runs/b"),
+        max_steps=7,
+        data=DataConfig(batch_size=30, augment=False, normalize=False),
+        optim=OptimConfig(name="sgd", lr=0.1, schedule="cosine", ema=0.999, accumulate=3),
+    )
+    job = job_on(world_size=2, device="NVIDIA H200", last_step=7)
+    card = run_card(dataset, network, config=config, job=job, progress=Progress(step=5))
+    assert card["data"].startswith("digits (FALLBACK for cifar10): ")
+    assert card["input"] == "32x32 -> 224x224, in [0, 1], as stored"
+    assert card["hardware"].startswith("2 processes (DDP) on NVIDIA H200, matrix products")
+    assert card["batch"] == "30 in all, 15 per process in 3 parts"
+    assert card["steps"] == "156 an epoch, 10 epochs, stopping after step 7"
+    assert card["optimizer"] == "sgd, lr 0.1 cosine, evaluates an average of weights (0.999)"
+    assert card["run folder"] == "runs/b (continues after step 5)"
+
+
+def test_epoch_line():
+    record = {
+        "epoch": 2,
+        "train/epoch_loss": 1.23456,
+        "val/loss": 0.98765,
+        "val/top1": 0.456789,
+        "perf/epoch_seconds": 80.2,
+    }
+    line = cards.epoch_line(record, epochs=10)
+    assert line == "epoch 2/10  training loss 1.2346  test loss 0.9877  test accuracy 45.679%  1 m 20 s"
+
+
+def finished():
+    return Progress(
+        step=312,
+        epoch=2,
+        samples_seen=100_000,
+        epoch_loss=1.5,
+        top1=0.41,
+        best_top1=0.42,
+        best_epoch=1,
+        train_seconds=50.0,
+        wall_seconds=65.0,
+    )
+
+
+def test_summary_and_result_card(dataset, network):
+    facts = cards.facts(CONFIG, dataset, network, job_on())
+    summary = cards.summary(facts, finished(), status="finished")
+    expected = {
+        "status": "finished",
+        "best_top1": 0.42,
+        "best_epoch": 1,
+        "final_top1": 0.41,
+        "final_train_loss": 1.5,
+        "epochs": 2,
+        "global_step": 312,
+        "images_per_second": 2000.0,
+        "wall_seconds": 65.0,
+        "num_parameters": 1000,
+        "num_train_images": 50_010,
+        "num_eval_images": 10_000,
+        "dataset": "digits",
+        "world_size": 1,
+        "global_batch_size": 320,
+        "precision": "bf16",
+        "device": "CPU",
+    }
+    assert {key: summary[key] for key in expected} == expected
+    assert json.loads(json.dumps(summary)) == summary
+    assert cards.result_card(summary, finished(), CONFIG) == {
+        "status": "finished",
+        "top-1": "41.000% at the end, 42.000% at best (epoch 1)",
+        "time": "1 m 05 s for 312 steps",
+        "speed": "2,000 images/s while training, MFU 5.33",  # 2000/s of 4 GFLOP at 1.5 TFLOP/s
+        "files": "runs/a: metrics.jsonl, summary.json, figures/, checkpoints/",
+    }
+
+
+def test_summary_of_a_run_that_failed_at_once(dataset, network):
+    facts = cards.facts(CONFIG, dataset, network, job_on())
+    summary = cards.summary(facts, Progress(), status="failed")
+    assert summary["status"] == "failed"
+    assert summary["images_per_second"] is None
+    assert summary["final_top1"] is None
+    json.dumps(summary, allow_nan=False)
+
+
+def test_collapse_advice_names_real_options():
+    from alexnet_dist.config import parse
+
+    for words in ("--optim.lr", "--optim.warmup-epochs"):
+        assert words in cards.COLLAPSE_ADVICE
+        parse([words, "0.5"])
