@@ -121,11 +121,11 @@ def _load_named(name: str, config: DataConfig) -> ImageData:
     if name == "synthetic":
         return _synthetic()
     cache = config.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
-    if Path(name).is_dir():
-        source = Path(name).resolve()
-        return _cached(cache, _folder_digest(source), source.name, lambda: _read_folder(source))
     if name == "cifar10":
         name = CIFAR10_ON_HUB
+    elif Path(name).is_dir():
+        source = Path(name).resolve()
+        return _cached(cache, _folder_digest(source), source.name, lambda: _read_folder(source))
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(
             f"--data.dataset {name}: not cifar10, digits, synthetic, a folder that exists, or a Hub id (owner/name)"

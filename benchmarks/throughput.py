@@ -43,9 +43,8 @@ def main() -> None:
     for batch_size in arguments.batch_sizes:
         records = measure(batch_size, steps=arguments.steps, options=options)
         rates = [record["perf/images_per_second"] for record in records]
-        step, wait, mfu = (
-            statistics.median(record[f"perf/{key}"] for record in records) for key in ("step_ms", "data_wait_pct", "mfu")
-        )
+        keys = ("perf/step_ms", "perf/data_wait_pct", "perf/mfu")
+        step, wait, mfu = (statistics.median(record[key] for record in records) for key in keys)
         spread = f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
         print(f"| {batch_size} | {spread} | {step:.0f} | {wait:.1f} % | {mfu:.2f} |", flush=True)
 
