@@ -7,9 +7,11 @@ a process group exists; this module knows nothing about processes beyond a file 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -37,8 +39,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CIFAR10_ON_HUB = "uoft-cs/cifar10"
-CACHE_FORMAT = 1  # raise it when the files below change their meaning
+CACHE_FORMAT = 2  # raise it when the files below change their meaning
 CONVERTIBLE_MODES = {"RGB", "L", "RGBA", "P", "CMYK", "1", "LA", "YCbCr"}  # 8 bits a channel; deeper would be clipped
+LARGEST_SIDE = 1024  # as of --data.image-size: what is larger serves no configuration
 EVALUATION_SPLITS = ("test", "validation", "valid", "val")
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -123,7 +126,7 @@ def _load_named(name: str, config: DataConfig) -> ImageData:
     cache = config.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
     if name == "cifar10":
         name = CIFAR10_ON_HUB
-    elif Path(name).is_dir():
+    elif _is_folder(name):
         source = Path(name).resolve()
         return _cached(cache, _folder_digest(source), source.name, lambda: _read_folder(source))
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -132,6 +135,13 @@ def _load_named(name: str, config: DataConfig) -> ImageData:
         )
     key = hashlib.sha256(f"{name}@{config.revision or 'main'}".encode()).hexdigest()
     return _cached(cache, key, name, lambda: _read_hub(name, config.revision))
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # longer than a path can be
+        return False
 
 
 # ---- where data sets come from --------------------------------------------------------------------------------------
@@ -173,45 +183,55 @@ def _synthetic(num_classes: int = 10, size: int = 32) -> ImageData:
 def _read_folder(folder: Path) -> tuple[Split, Split, tuple[str, ...]]:
     import datasets
 
-    try:
-        with _quiet(datasets), tempfile.TemporaryDirectory() as scratch:
-            return _decode(datasets.load_dataset(str(folder), cache_dir=scratch), str(folder))
-    except (
-        datasets.exceptions.DatasetsError,
-        datasets.exceptions.DatasetGenerationError,
-        OSError,
-        ValueError,
-    ) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"--data.dataset {folder}: not a data set in Hub layout (parquet files) or ImageFolder layout "
-            f"(train/CLASS/*.png, test/CLASS/*.png): {_first_line(error)}"
-        ) from None
+    with _quiet(datasets), tempfile.TemporaryDirectory() as scratch:
+        try:
+            splits = datasets.load_dataset(str(folder), cache_dir=scratch)
+        except Exception as error:  # noqa: BLE001 - Arrow, YAML and each reader have errors of their own
+            raise UserError(
+                _unusable_parquet(folder)
+                or f"--data.dataset {folder}: not a data set in Hub layout (parquet files) or ImageFolder layout "
+                f"(train/CLASS/*.png, test/CLASS/*.png): {_first_line(error.__cause__ or error)}"
+            ) from None
+        return _decode(splits, str(folder))
+
+
+def _unusable_parquet(folder: Path) -> str | None:
+    """Name the first parquet file that is damaged or empty: the errors of `datasets` do not."""
+    import pyarrow.parquet
+
+    for path in sorted(folder.rglob("*.parquet")):
+        try:
+            num_rows = pyarrow.parquet.read_metadata(path).num_rows
+        except (OSError, ValueError) as error:
+            return f"--data.dataset {folder}: {path.relative_to(folder)} is damaged: {_first_line(error)}"
+        if num_rows == 0:
+            return f"--data.dataset {folder}: {path.relative_to(folder)} is empty"
+    return None
 
 
 def _read_hub(name: str, revision: str | None) -> tuple[Split, Split, tuple[str, ...]]:
     if not _hub_answers():
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by the import below: use the Hub's own cache or fail at once
     import datasets
+    import huggingface_hub.errors
 
-    try:
-        with _quiet(datasets):
-            return _decode(datasets.load_dataset(name, revision=revision), name)
-    except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
-        raise UserError(
-            f"--data.dataset {name}: the Hub has no such data set or revision: {_first_line(error)}"
-        ) from None
-    except (ConnectionError, TimeoutError, OSError) as error:
-        raise HubUnreachableError(
-            f"--data.dataset {name}: the Hugging Face Hub cannot be reached and the data set is not cached here "
-            f"({_first_line(error)}). Either connect once, name a local copy by --data.dataset FOLDER, or give "
-            f"--data.fallback digits."
-        ) from None
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"--data.dataset {name}: {_first_line(error)}") from None
+    http_error = getattr(huggingface_hub.errors, "HTTPError", OSError)  # httpx's is no OSError
+    with _quiet(datasets):
+        try:
+            splits = datasets.load_dataset(name, revision=revision)
+        except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
+            raise UserError(
+                f"--data.dataset {name}: the Hub has no such data set or revision: {_first_line(error)}"
+            ) from None
+        except (OSError, http_error) as error:
+            raise HubUnreachableError(
+                f"--data.dataset {name}: the Hugging Face Hub cannot be reached and the data set is not cached here "
+                f"({_first_line(error)}). Either connect once, name a local copy by --data.dataset FOLDER, or give "
+                f"--data.fallback digits."
+            ) from None
+        except Exception as error:  # noqa: BLE001 - Arrow, YAML and each reader have errors of their own
+            raise UserError(f"--data.dataset {name}: {_first_line(error.__cause__ or error)}") from None
+        return _decode(splits, name)
 
 
 def _hub_answers() -> bool:
@@ -223,13 +243,16 @@ def _hub_answers() -> bool:
         urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5).close()  # noqa: S310
     except urllib.error.HTTPError:
         return True  # any answer is an answer
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     return True
 
 
 @contextmanager
 def _quiet(module: Any) -> Iterator[None]:  # noqa: ANN401 - the datasets module, imported late
+    if module.are_progress_bars_disabled():
+        yield
+        return
     module.disable_progress_bars()
     try:
         yield
@@ -250,7 +273,7 @@ def _decode(splits: datasets.DatasetDict, source: str) -> tuple[Split, Split, tu
     if "train" not in splits or test_name is None:
         raise UserError(f"{source}: needs the splits train and test, and has {', '.join(splits) or 'none'}")
     image_column, label_column = _columns(splits["train"], source)
-    names = _class_names(splits["train"], label_column)
+    names = _class_names(splits["train"], label_column, f"{source}: train")
     decoded: dict[str, Split] = {}
     size: tuple[int, int] | None = None
     for name in ("train", test_name):
@@ -283,12 +306,18 @@ def _columns(split: datasets.Dataset, source: str) -> tuple[str, str]:
     return images[0], label
 
 
-def _class_names(split: datasets.Dataset, label_column: str) -> tuple[str, ...]:
+def _class_names(split: datasets.Dataset, label_column: str, where: str) -> tuple[str, ...]:
     names = getattr(split.features[label_column], "names", None)
     if names:
         return tuple(names)
-    known = [label for label in split[label_column] if label is not None]
-    return tuple(str(k) for k in range(max(known, default=0) + 1))
+    labels = [-1 if label is None else label for label in split[label_column]]
+    largest = max(labels, default=0)
+    if largest >= max(len(labels), 1):
+        raise UserError(
+            f"{where}[{labels.index(largest)}] has label {largest} in a split of {len(labels)} images: "
+            "integer labels must count the classes from 0"
+        )
+    return tuple(str(k) for k in range(max(largest, 0) + 1))
 
 
 def _checked_labels(labels: Sequence[int | None], num_classes: int, where: str) -> Labels:
@@ -304,6 +333,8 @@ def _decode_images(split: datasets.Dataset, column: str, size: tuple[int, int] |
 
     encoded = split.cast_column(column, datasets.Image(decode=False))
     size = size or _open(encoded[0][column], f"{where}[0]").size
+    if max(size) > LARGEST_SIDE:
+        raise UserError(f"{where}[0] is {size[0]}x{size[1]} pixels: at most {LARGEST_SIDE} a side are of use")
     images = np.empty((len(split), 3, size[1], size[0]), np.uint8)
 
     def decode(item: tuple[int, dict[str, Any] | None]) -> None:
@@ -320,13 +351,13 @@ def _decode_images(split: datasets.Dataset, column: str, size: tuple[int, int] |
 def _open(record: dict[str, Any] | None, where: str) -> Image.Image:
     """Open an encoded image and read its header only: its size is known before its pixels take memory."""
     try:
-        if record is None:
+        if record is None or (record["bytes"] is None and not record["path"]):
             raise UserError(f"{where} has no image")
         content = record["bytes"] if record["bytes"] is not None else Path(record["path"]).read_bytes()
         return Image.open(io.BytesIO(content))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damage makes Pillow's readers raise nearly anything
         raise UserError(f"{where} is not an image that can be read: {_first_line(error)}") from None
 
 
@@ -340,8 +371,11 @@ def _pixels(record: dict[str, Any] | None, size: tuple[int, int], where: str) ->
         if image.mode not in CONVERTIBLE_MODES:
             raise UserError(f"{where} has mode {image.mode}, which has no faithful conversion to 8-bit RGB")
         try:
+            if image.format == "PNG":  # decoding ends with the last pixel, before the checksums behind it
+                with _open(record, where) as copy:
+                    copy.verify()
             return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - as above
             raise UserError(f"{where} is damaged: {_first_line(error)}") from None
 
 
@@ -351,9 +385,12 @@ def _pixels(record: dict[str, Any] | None, size: tuple[int, int], where: str) ->
 def _folder_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of a folder's files: 0.1 s for CIFAR-10's 140 MB."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        digest.update(f"{path.relative_to(folder)}\0".encode())
-        digest.update(files.sha256(path).encode())
+    try:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+            digest.update(f"{path.relative_to(folder)}\0".encode())
+            digest.update(files.sha256(path).encode())
+    except OSError as error:
+        raise UserError(f"--data.dataset {folder} cannot be read: {error}") from None
     return digest.hexdigest()
 
 
@@ -368,12 +405,8 @@ def _cached(cache: Path, key: str, name: str, read: Callable[[], tuple[Split, Sp
                 data = _assemble(name, *read())
                 _write_cache(folder, data)
                 data = _load_cache(folder, name) or data
-    except OSError as error:
-        if isinstance(error, PermissionError) or error.errno is not None:
-            raise UserError(
-                f"the data cache {cache} cannot be used: {error}. Choose another by --data.cache-dir"
-            ) from None
-        raise
+    except OSError as error:  # without an errno where a disk fills up under numpy
+        raise UserError(f"the data cache {cache} cannot be used: {error}. Choose another by --data.cache-dir") from None
     return data
 
 
@@ -390,6 +423,7 @@ def _write_cache(folder: Path, data: ImageData) -> None:
             "std": data.std,
             "fingerprint": data.fingerprint,
         }
+        meta["sha256"] = _seal(meta)
         (scratch / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         files.flush(scratch)
         shutil.rmtree(folder, ignore_errors=True)
@@ -404,6 +438,7 @@ def _load_cache(folder: Path, name: str) -> ImageData | None:
         return None
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        seal = meta.pop("sha256")
         train, test = (
             Split(*(np.load(folder / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "labels")))
             for split in ("train", "test")
@@ -417,14 +452,20 @@ def _load_cache(folder: Path, name: str) -> ImageData | None:
             std=tuple(meta["std"]),
             fingerprint=meta["fingerprint"],
         )
-        intact = _fingerprint(data.train, data.test, data.class_names) == data.fingerprint
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        intact = seal == _seal(meta) and _fingerprint(train, test, data.class_names) == data.fingerprint
+        for split in (train, test):  # a flipped bit of the header can change the byte order alone
+            intact &= split.images.dtype == np.uint8 and split.labels.dtype == np.int64
+    except Exception as error:  # noqa: BLE001 - whatever damage provokes, the answer is to decode again
         logger.warning("the data cache %s cannot be read (%s)", folder, _first_line(error))
         intact = False
     if not intact:
         logger.warning("the data cache %s is damaged: decoding again", folder)
         return None
     return data
+
+
+def _seal(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _arrays(data: ImageData) -> dict[str, npt.NDArray[Any]]:
@@ -451,13 +492,13 @@ def _assemble(name: str, train: Split, test: Split, class_names: tuple[str, ...]
 
 def _statistics(images: Images) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return each channel's mean and standard deviation in [0, 1], exactly, from the counts of the 256 values."""
-    values = np.arange(256) / 255
+    values = np.arange(256)
     means, deviations = [], []
     for channel in range(3):
         counts = np.bincount(np.ascontiguousarray(images[:, channel]).ravel(), minlength=256)
-        mean = float(counts @ values / counts.sum())
-        means.append(mean)
-        deviations.append(float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum())))
+        total, first, second = int(counts.sum()), int(counts @ values), int(counts @ values**2)
+        means.append(first / total / 255)
+        deviations.append(math.sqrt(total * second - first**2) / total / 255)
     red, green, blue = means
     red_std, green_std, blue_std = (deviation or 1.0 for deviation in deviations)  # a constant channel stays at 0
     return (red, green, blue), (red_std, green_std, blue_std)

@@ -2,6 +2,7 @@
 
 import errno
 import http.server
+import importlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import huggingface_hub.errors
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -931,6 +933,16 @@ def test_the_fallback_is_no_excuse_for_a_missing_folder(complaint, tmp_path, cap
     assert caplog.records == []
 
 
+def test_a_folder_of_the_same_name_does_not_shadow_a_named_data_set(tmp_path, load, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cifar10", "synthetic"):
+        hub_folder(tmp_path / name, train=pets(pngs(2)), test=pets(pngs(2)))
+    with pytest.raises(data.HubUnreachableError):
+        load("cifar10")
+    assert load("synthetic").train.images.shape[2:] == (32, 32)
+    assert load("./cifar10").train.images.shape == (2, 3, 4, 4)
+
+
 def test_a_name_that_no_path_can_have(complaint):
     assert "--data.dataset" in complaint("long" * 1000, fallback="digits")
 
@@ -965,11 +977,11 @@ def test_the_fallback_is_no_excuse_for_what_the_hub_answers(complaint, caplog, m
 
 
 def test_a_connection_that_breaks_counts_as_unreachable(load, monkeypatch):
-    """The Hub's client retries and then lets its HTTP library's errors through; they are no OSErrors."""
-    httpx = pytest.importorskip("httpx")
+    """The Hub's client retries and then lets the errors of its HTTP library through; httpx's are no OSErrors."""
+    library = importlib.import_module(huggingface_hub.errors.HTTPError.__module__.partition(".")[0])
 
     def broken(*_, **__):
-        raise httpx.ReadTimeout("The read operation timed out")
+        raise library.ReadTimeout("The read operation timed out")
 
     monkeypatch.setattr(datasets, "load_dataset", broken)
     with pytest.raises(data.HubUnreachableError, match="timed out"):

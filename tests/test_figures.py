@@ -43,7 +43,7 @@ def records_of(epochs, steps_per_epoch=5):
 
 @pytest.mark.parametrize("epochs", [1, 2, 40])
 def test_curves(epochs, tmp_path):
-    figures.save_curves(records_of(epochs), tmp_path / "figures")
+    figures.save_curves(records_of(epochs), tmp_path / "figures", num_classes=10)
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["accuracy.png", "loss.png"]
     loss, accuracy = (open_png(tmp_path / "figures" / f"{name}.png") for name in ("loss", "accuracy"))
     assert loss.shape == accuracy.shape == (504, 840, 3)
@@ -55,21 +55,28 @@ def test_curves(epochs, tmp_path):
 
 def test_curves_show_the_numbers(tmp_path):
     records = records_of(3)
-    figures.save_curves(records, tmp_path / "a")
+    figures.save_curves(records, tmp_path / "a", num_classes=10)
     records[-1]["val/top1"] = 0.1
-    figures.save_curves(records, tmp_path / "b")
+    figures.save_curves(records, tmp_path / "b", num_classes=10)
     assert (open_png(tmp_path / "a/loss.png") == open_png(tmp_path / "b/loss.png")).all()
     assert (open_png(tmp_path / "a/accuracy.png") != open_png(tmp_path / "b/accuracy.png")).any()
 
 
+def test_curves_show_what_guessing_gives(tmp_path):
+    for num_classes in (2, 10):
+        figures.save_curves(records_of(2), tmp_path / str(num_classes), num_classes=num_classes)
+    for name in ("loss.png", "accuracy.png"):
+        assert (open_png(tmp_path / "2" / name) != open_png(tmp_path / "10" / name)).any(), name
+
+
 @pytest.mark.parametrize("records", [[], records_of(1)[:3]])
 def test_no_curves_before_the_first_evaluation(records, tmp_path):
-    figures.save_curves(records, tmp_path / "figures")
+    figures.save_curves(records, tmp_path / "figures", num_classes=10)
     assert not (tmp_path / "figures").exists()
 
 
 def test_curves_of_evaluations_alone(tmp_path):
-    figures.save_curves([record for record in records_of(2) if "val/top1" in record], tmp_path)
+    figures.save_curves([record for record in records_of(2) if "val/top1" in record], tmp_path, num_classes=10)
     assert pixels_of(open_png(tmp_path / "loss.png"), TEST_RED) > 50
 
 
@@ -118,6 +125,6 @@ def test_class_names_are_shown_and_not_interpreted(names, tmp_path):
 
 def test_figures_need_no_window_system(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would choose one, and keep figures open
-    figures.save_curves(records_of(1), tmp_path)
+    figures.save_curves(records_of(1), tmp_path, num_classes=10)
     figures.save_confusion(np.eye(2, dtype=np.int64), ["cat", "dog"], tmp_path / "confusion.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "confusion.png", "loss.png"]

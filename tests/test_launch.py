@@ -164,7 +164,7 @@ def test_node_where_nvidia_smi_finds_nothing(script, stage):
 
 
 def test_node_counts_gpus_and_not_their_parts(stage):
-    stage.add("nvidia-smi", "#!/bin/sh\necho 'GPU 0: A100'\necho '  MIG 1g.5gb Device 0: (UUID: MIG-x)'\n")
+    stage.add("nvidia-smi", "#!/bin/sh\necho 'GPU 0: A100'\necho '  MIG 1g.5gb Device 0: (UUID: MIG-GPU-x)'\n")
     assert as_accelerate_reads(stage.run("node.sh")[1]).num_processes == 1
 
 
