@@ -88,6 +88,7 @@ def main(config: Config) -> None:
             return
         facts = cards.facts(config, dataset, network, job)
         log = runlog.RunLog(config, facts=facts, enabled=accelerator.is_main_process, step=progress.step)
+        distributed.from_main(accelerator, log.open)
         train(Run(config, dataset, network, before, job, facts, log, console), progress)
     finally:
         accelerator.end_training()

@@ -77,7 +77,7 @@ class Console:
 
 def duration(seconds: float) -> str:
     """Return `1 h 02 m`, `2 m 05 s` or `3.4 s`."""
-    if seconds < 60:
+    if seconds < 59.95:  # else it would round to 60.0 s
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

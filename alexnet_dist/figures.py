@@ -72,8 +72,8 @@ def save_confusion(confusion: npt.NDArray[np.int64], class_names: Sequence[str],
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if numbered:
-        axes.set_xticks(range(num_classes), class_names, rotation=45, ha="right")
-        axes.set_yticks(range(num_classes), class_names)
+        axes.set_xticks(range(num_classes), class_names, rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(num_classes), class_names, parse_math=False)
         for (row, column), count in np.ndenumerate(confusion):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)

@@ -43,7 +43,9 @@ def build(config: ModelConfig, *, num_classes: int, seed: int) -> nn.Module:
         _load(model, _download_imagenet(), origin="torchvision's ImageNet weights")
     classifier = model.get_submodule("classifier")
     assert isinstance(classifier, nn.Sequential)
-    classifier[6] = nn.Linear(classifier[6].in_features, num_classes)
+    imagenet_head = classifier[6]
+    assert isinstance(imagenet_head, nn.Linear)
+    classifier[6] = nn.Linear(imagenet_head.in_features, num_classes)
     if config.weights is not None:
         _load(model, _read_weights(config.weights), origin=str(config.weights))
     return model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import netrc
 import os
 import secrets
@@ -48,11 +49,17 @@ def choose_folder(config: Config, *, data_name: str) -> Path:
     if config.out_dir is not None:
         return config.out_dir
     stem = f"{data_name.rpartition('/')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, attempt = Path("runs") / stem, 1
-    while folder.exists():
-        attempt += 1
-        folder = Path("runs") / f"{stem}-{attempt}"
-    return folder
+    attempt = 1
+    while True:
+        folder = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            folder.mkdir(parents=True)  # at once: another run may begin in the same second
+        except FileExistsError:
+            attempt += 1
+        except OSError as error:
+            raise UserError(f"the run folder {folder} cannot be made: {error}") from None
+        else:
+            return folder
 
 
 def check(config: Config) -> None:
@@ -71,7 +78,10 @@ def check(config: Config) -> None:
     if config.resume == "never" and holds_run:
         raise UserError(f"{folder} holds a run already: choose another --out-dir, or continue it by --resume auto")
     if holds_run and folder is not None:
-        recorded = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        try:
+            recorded = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            recorded = None
         changed = configuration.changed_fields(recorded, config) if isinstance(recorded, dict) else ["config.yaml"]
         if changed:
             raise UserError(
@@ -95,24 +105,36 @@ class RunLog:
         self.folder = config.out_dir
         self.enabled = enabled
         self.records: list[Record] = []
-        self._trackers: list[Tracker] = []
         self.tracking = "none"
-        if not enabled:
-            return
+        self._config = config
+        self._facts = facts
+        self._first_step = step
+        self._trackers: list[Tracker] = []
+
+    def open(self) -> str:
+        """Write the configuration, take up the records so far and start the trackers; return where they record.
+
+        Raises:
+            UserError: the folder cannot be written, or a tracker's package is missing.
+        """
+        if not self.enabled:
+            return self.tracking
+        config, step = self._config, self._first_step
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             files.write_text(self.folder / "config.yaml", configuration.to_yaml(config))
             self.records = _read_records(self.folder / "metrics.jsonl", last_step=step)
-            lines = "".join(json.dumps(record) + "\n" for record in self.records)
+            lines = "".join(_json(record) + "\n" for record in self.records)
             files.write_text(self.folder / "metrics.jsonl", lines)
         except OSError as error:
             raise UserError(f"the run folder {self.folder} cannot be written: {error}") from None
-        described = configuration.to_dict(config) | facts
+        described = configuration.to_dict(config) | self._facts
         if "wandb" in config.log.trackers:
             self._start("wandb", lambda: WandbTracker(config.wandb, self.folder, described))
         if "tensorboard" in config.log.trackers:
             self._start("tensorboard", lambda: TensorBoardTracker(self.folder, first_step=step))
         self.tracking = "; ".join(tracker.where for tracker in self._trackers) or "none"
+        return self.tracking
 
     def _start(self, name: str, make: Any) -> None:  # noqa: ANN401 - a constructor of some tracker
         try:
@@ -128,7 +150,7 @@ class RunLog:
             return
         self.records.append(record)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_json(record) + "\n")
         self._each("log", record)
 
     def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str], *, prefix: str) -> None:
@@ -145,7 +167,7 @@ class RunLog:
         """Write summary.json and the trackers' summaries."""
         if not self.enabled:
             return
-        files.write_text(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        files.write_text(self.folder / "summary.json", _json(summary, indent=1) + "\n")
         self._each("summary", summary)
 
     def close(self) -> None:
@@ -161,6 +183,12 @@ class RunLog:
             except Exception as error:  # noqa: BLE001, PERF203 - no tracker's failure is worth a run
                 self._trackers.remove(tracker)
                 logger.warning("%s failed and is dropped, metrics.jsonl goes on: %s", type(tracker).__name__, error)
+
+
+def _json(record: Record, *, indent: int | None = None) -> str:
+    """Return JSON, which has no NaN and no infinity: they become null."""
+    finite = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in record.items()}
+    return json.dumps(finite, indent=indent, allow_nan=False)
 
 
 def _read_records(path: Path, *, last_step: int) -> list[Record]:
@@ -205,7 +233,7 @@ def wandb_mode(config: WandbConfig) -> tuple[WandbMode, str]:
     Raises:
         UserError: online was asked for and there is no login; wandb would ask for a key in the middle of a launch.
     """
-    from_environment = os.environ.get("WANDB_MODE", "").lower()
+    from_environment = os.environ.get("WANDB_MODE", "").lower().replace("dryrun", "offline")  # its former name
     login = _wandb_login()
     mode: WandbMode
     if config.mode != "auto":
@@ -224,10 +252,11 @@ def _wandb_login() -> str | None:
     for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         if os.environ.get(variable):
             return variable
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc  # with the port, as wandb has it
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:
-        return str(path) if netrc.netrc(path).authenticators(host) else None
+        _, _, key = netrc.netrc(path).authenticators(host) or ("", "", "")
+        return str(path) if key else None
     except (OSError, netrc.NetrcParseError):
         return None
 

@@ -4,18 +4,13 @@
 #     launch/debug.sh                                          # synthetic images
 #     launch/debug.sh --config recipes/lecture.yaml            # the same few batches of a recipe
 #
-# Any option of train.py may follow and wins over the ones below.
+# Any option of train.py may be given and wins over the ones below.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-config=()
-if [[ ${1:-} == --config ]]; then
-  config=(--config "$2")
-  shift 2
-else
-  config=(--data.dataset synthetic)
-fi
+data=(--data.dataset synthetic)
+[[ " $*" == *" --config"* ]] && data=()
 accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet "$here/train.py" \
-  "${config[@]}" --data.batch-size 16 --data.limit 64 --max-steps 3 --log.every-steps 1 --wandb.mode disabled \
-  --out-dir "$scratch/run" "$@"
+  ${data[@]+"${data[@]}"} --data.batch-size 16 --data.limit 64 --max-steps 3 --log.every-steps 1 \
+  --wandb.mode disabled --out-dir "$scratch/run" "$@"

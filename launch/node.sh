@@ -30,4 +30,4 @@ if ((ranks > 1)); then
   exec accelerate launch "${common[@]}" --multi_gpu --num_processes "$ranks" --main_process_ip 127.0.0.1 \
     "$here/train.py" --runtime.cpu "$@"
 fi
-exec accelerate launch "${common[@]}" --num_processes 1 --quiet "$here/train.py" "$@"
+exec accelerate launch "${common[@]}" --num_processes 1 --quiet "$here/train.py" ${CPU_RANKS:+--runtime.cpu} "$@"

@@ -46,7 +46,9 @@ def lines_of(folder):
 
 
 def start(folder, *, step=0, enabled=True, **changes):
-    return runlog.RunLog(config_for(folder, **changes), facts={"num_classes": 10}, enabled=enabled, step=step)
+    log = runlog.RunLog(config_for(folder, **changes), facts={"num_classes": 10}, enabled=enabled, step=step)
+    log.open()
+    return log
 
 
 # ---- before all else ------------------------------------------------------------------------------------------------
@@ -246,7 +248,9 @@ def test_lines_are_json_even_where_a_number_is_not_finite(tmp_path):
 
 def test_configuration_in_the_folder_reads_back_equal(tmp_path):
     config = config_for(tmp_path / "a" / "run", seed=3, optim=OptimConfig(lr=3e-4, ema=0.99))
-    runlog.RunLog(config, facts={}, enabled=True, step=0).close()
+    log = runlog.RunLog(config, facts={}, enabled=True, step=0)
+    log.open()
+    log.close()
     assert configuration.parse(["--config", str(tmp_path / "a" / "run" / "config.yaml")]) == config
 
 
