@@ -53,13 +53,15 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
+    from alexnet_dist.imagedata import ImageData
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What one run is made of."""
 
     config: Config
-    dataset: data.ImageData
+    dataset: ImageData
     network: nn.Module
     """The raw module, which `job.model` wraps."""
     kernels_before: kernels.Weights
@@ -96,7 +98,7 @@ def main(config: Config) -> None:
 
 def prepare(
     config: Config,
-    dataset: data.ImageData,
+    dataset: ImageData,
     network: nn.Module,
     accelerator: Accelerator,
     hardware: distributed.Hardware,
@@ -151,7 +153,7 @@ def prepare(
     )
 
 
-def resume(config: Config, dataset: data.ImageData, network: nn.Module, job: engine.Job) -> engine.Progress:
+def resume(config: Config, dataset: ImageData, network: nn.Module, job: engine.Job) -> engine.Progress:
     """Continue from the newest good checkpoint, or begin. Every rank calls it."""
     assert config.out_dir is not None
     folder = config.out_dir / "checkpoints"

@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alexnet_dist import seeds
-
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
+from alexnet_dist.imagedata import Images, Labels
 
 
 class Batch(TypedDict):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from alexnet_dist.config import Config
-    from alexnet_dist.data import ImageData
     from alexnet_dist.engine import Job, Progress, Record
+    from alexnet_dist.imagedata import ImageData
 
 Facts = dict[str, Any]
 

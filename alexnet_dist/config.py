@@ -31,6 +31,11 @@ class UserError(ValueError):
     """Something the user can put right: shown as one line, without a traceback, with exit code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what a one-line message quotes of another library's error."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence at every call
     if not condition:
         raise ValueError(message)

@@ -31,7 +31,8 @@ from datasets import Image as ImageFeature
 from PIL import Image, features
 from ranks import run_ranks
 
-from alexnet_dist import data
+from alexnet_dist import cache as data_cache
+from alexnet_dist import data, decode, files, imagedata
 from alexnet_dist.config import DataConfig, UserError
 
 # what damaged files provoke from Pillow beside the error; the package's own warnings stay visible
@@ -145,7 +146,7 @@ def assert_equal_data(left, right):
 
 def in_memory(loaded):
     """Copy, so that what happens to the cache's files later does not matter."""
-    train, test = (data.Split(np.array(s.images), np.array(s.labels)) for s in (loaded.train, loaded.test))
+    train, test = (imagedata.Split(np.array(s.images), np.array(s.labels)) for s in (loaded.train, loaded.test))
     return replace(loaded, train=train, test=test)
 
 
@@ -402,7 +403,7 @@ def test_no_damage_escapes_as_another_error(kind):
         if rng.random() < 0.3:
             del content[rng.integers(0, len(content)) :]
         try:
-            pixels = data._pixels({"bytes": bytes(content), "path": None}, (8, 8), "train[0]")
+            pixels = decode._pixels({"bytes": bytes(content), "path": None}, (8, 8), "train[0]")
         except UserError:
             refused += 1
         else:
@@ -420,7 +421,7 @@ def test_png_checksums_are_heeded():
             content = bytearray(whole)
             content[position] ^= 1 << bit
             try:
-                pixels = data._pixels({"bytes": bytes(content), "path": None}, (32, 32), "train[0]")
+                pixels = decode._pixels({"bytes": bytes(content), "path": None}, (32, 32), "train[0]")
             except UserError:
                 continue
             if not np.array_equal(pixels, np.asarray(image)):
@@ -593,7 +594,7 @@ def test_an_unreadable_source_is_the_users_error(good, complaint, monkeypatch):
     def denied(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(data.files, "sha256", denied)
+    monkeypatch.setattr(files, "sha256", denied)
     assert "Permission denied" in complaint(good)
 
 
@@ -655,11 +656,11 @@ def test_mean_and_std_are_those_of_the_training_pixels(tmp_path, load):
 @pytest.mark.parametrize("shape", [(4, 3, 4, 4), (7, 3, 7, 7), (3, 3, 5, 5)])
 def test_a_constant_channel_has_a_deviation_of_one(shape):
     """Rounding must not leave 1e-16, by which another image's pixels would be divided."""
-    wrong = [value for value in range(256) if data._statistics(np.full(shape, value, np.uint8))[1] != (1, 1, 1)]
+    wrong = [value for value in range(256) if imagedata.statistics(np.full(shape, value, np.uint8))[1] != (1, 1, 1)]
     assert wrong == []
     images = np.zeros(shape, np.uint8)
     images[0, 1, 0, 0] = 1
-    red, green, blue = data._statistics(images)[1]
+    red, green, blue = imagedata.statistics(images)[1]
     assert (red, blue) == (1, 1)
     assert 0 < green < 1 / 255
 
@@ -669,7 +670,7 @@ def test_a_constant_channel_has_a_deviation_of_one(shape):
 
 def test_a_second_load_maps_the_cache_and_decodes_nothing(good, load, monkeypatch):
     first = load(good)
-    monkeypatch.setattr(data, "_decode", undecodable)
+    monkeypatch.setattr(data, "decode", undecodable)
     monkeypatch.setattr(datasets, "load_dataset", undecodable)
     second = load(good)
     assert_equal_data(first, second)
@@ -766,7 +767,7 @@ def test_a_damaged_cache_is_decoded_again(good, load, caplog, monkeypatch, damag
     assert_equal_data(load(good), intact)
     assert [r.levelname for r in caplog.records if "is damaged: decoding again" in r.getMessage()] == ["WARNING"]
     caplog.clear()
-    monkeypatch.setattr(data, "_decode", undecodable)
+    monkeypatch.setattr(data, "decode", undecodable)
     assert_equal_data(load(good), intact)
     assert caplog.records == [], "the second load found it repaired"
 
@@ -786,7 +787,7 @@ def test_no_flipped_bit_of_the_cache_goes_unnoticed(good, load, caplog, name):
             damaged = bytearray(content)
             damaged[position] ^= 1 << bit
             (folder / name).write_bytes(damaged)
-            found = data._load_cache(folder, "good")
+            found = data_cache._load(folder, "good")
             if found is None:
                 continue
             try:
@@ -872,15 +873,15 @@ def test_a_cache_that_cannot_be_made_is_the_users_error(good, complaint, tmp_pat
 
 def load_counted(dataset, cache, log):
     """Load as one of two processes that start together; each decoding leaves a line in the log."""
-    decode = data._decode
+    original = data.decode
 
     def counted(*arguments):
         with Path(log).open("a", encoding="utf-8") as file:
             file.write(f"{os.getpid()}\n")
         time.sleep(0.5)  # the other has every chance to decode, too
-        return decode(*arguments)
+        return original(*arguments)
 
-    data._decode = counted
+    data.decode = counted
     Path(f"{log}.{os.environ['RANK']}").touch()
     end = time.monotonic() + 60
     while not (Path(f"{log}.0").exists() and Path(f"{log}.1").exists()):
@@ -994,7 +995,7 @@ def test_a_hub_data_set_is_cached_by_revision(load, monkeypatch):
     def read(name, revision):
         asked.append((name, revision))
         images = random_images(2, seed=len(asked)).transpose(0, 3, 1, 2)
-        split = data.Split(images, np.array([0, 1]))
+        split = imagedata.Split(images, np.array([0, 1]))
         return split, split, ("cat", "dog")
 
     monkeypatch.setattr(data, "_read_hub", read)
@@ -1136,5 +1137,5 @@ def test_real_cifar10(load, monkeypatch):
     for index in range(0, 50_000, 997):
         pixels = as_pillow_reads(rows[index]["bytes"].as_py())
         np.testing.assert_array_equal(loaded.train.images[index].transpose(1, 2, 0), pixels)
-    monkeypatch.setattr(data, "_decode", undecodable)
+    monkeypatch.setattr(data, "decode", undecodable)
     assert load(folder).fingerprint == loaded.fingerprint
