@@ -76,13 +76,13 @@ def main(config: Config) -> None:
     distributed.check_launch(config)
     runlog.check(config)
     dataset = data.load(config.data)
+    network = model.build(config.model, num_classes=len(dataset.class_names), seed=config.seed)
+    before = kernels.snapshot(network)
     accelerator, precision = distributed.make_accelerator(config)
     try:
         folder = distributed.from_main(accelerator, lambda: runlog.choose_folder(config, data_name=dataset.name))
         config = dataclasses.replace(config, out_dir=folder)
         console = Console(enabled=accelerator.is_main_process)
-        network = model.build(config.model, num_classes=len(dataset.class_names), seed=config.seed)
-        before = kernels.snapshot(network)
         job = prepare(config, dataset, network, accelerator, distributed.survey(accelerator, precision))
         progress = resume(config, dataset, network, job)
         if progress.epoch >= config.epochs or progress.step >= job.last_step:

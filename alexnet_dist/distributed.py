@@ -92,7 +92,7 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
     precision = resolve_precision(config.runtime, use_cpu=use_cpu)
     hooks = {"none": "NO", "bf16": "BF16", "fp16": "FP16"}
     accelerator = Accelerator(
-        cpu=config.runtime.cpu,
+        cpu=config.runtime.cpu or torch.backends.mps.is_available(),  # Apple's GPUs lack float64, which sums losses
         mixed_precision="no" if precision.name == "fp32" else precision.name,
         dataloader_config=DataLoaderConfiguration(
             split_batches=True, even_batches=False, dispatch_batches=False, non_blocking=True
