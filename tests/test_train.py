@@ -251,6 +251,8 @@ def test_accumulation_leaves_the_step_unchanged(tmp_path):
     parts = run(tmp_path / "parts", "--model.dropout", "0", "--epochs", "1", "--optim.accumulate", "4")
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
     assert len(losses(parts)) == 3
+    norms = [[record["train/grad_norm"] for record in records(folder)[:3]] for folder in (whole, parts)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)  # Adam's losses would not show a gradient of another scale
 
 
 def test_options_change_what_they_say(finished, tmp_path):
