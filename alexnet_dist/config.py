@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SMALLEST_IMAGE = 63  # AlexNet_Weights.IMAGENET1K_V1.meta["min_size"]: below it a feature map vanishes
+LARGEST_IMAGE = 1024  # 20 times the memory of 224; larger stored images serve no configuration
 
 
 class UserError(ValueError):
@@ -66,7 +67,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "--data.batch-size must be at least 1")
-        _require(SMALLEST_IMAGE <= self.image_size <= 1024, f"--data.image-size must be from {SMALLEST_IMAGE} to 1024")
+        _require(
+            SMALLEST_IMAGE <= self.image_size <= LARGEST_IMAGE,
+            f"--data.image-size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE}",
+        )
         _require(self.limit is None or self.limit >= 1, "--data.limit must be at least 1")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
 

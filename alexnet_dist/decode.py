@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from alexnet_dist.config import UserError, first_line
+from alexnet_dist.config import LARGEST_IMAGE, UserError, first_line
 from alexnet_dist.imagedata import Images, Labels, Split
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import datasets
 
 CONVERTIBLE_MODES = {"RGB", "L", "RGBA", "P", "CMYK", "1", "LA", "YCbCr"}  # 8 bits a channel; deeper would be clipped
-LARGEST_SIDE = 1024  # as of --data.image-size: what is larger serves no configuration
 EVALUATION_SPLITS = ("test", "validation", "valid", "val")
 
 
@@ -90,8 +89,8 @@ def _decode_images(split: datasets.Dataset, column: str, size: tuple[int, int] |
 
     encoded = split.cast_column(column, datasets.Image(decode=False))
     size = size or _open(encoded[0][column], f"{where}[0]").size
-    if max(size) > LARGEST_SIDE:
-        raise UserError(f"{where}[0] is {size[0]}x{size[1]} pixels: at most {LARGEST_SIDE} a side are of use")
+    if max(size) > LARGEST_IMAGE:
+        raise UserError(f"{where}[0] is {size[0]}x{size[1]} pixels: at most {LARGEST_IMAGE} a side are of use")
     images = np.empty((len(split), 3, size[1], size[0]), np.uint8)
 
     def decode(item: tuple[int, dict[str, Any] | None]) -> None:
