@@ -41,11 +41,13 @@ from alexnet_dist import (
     engine,
     figures,
     kernels,
+    layers,
     metrics,
     model,
     optim,
     preprocess,
     runlog,
+    tracing,
 )
 from alexnet_dist.console import Console
 
@@ -69,6 +71,7 @@ class Run:
     facts: cards.Facts
     log: runlog.RunLog
     console: Console
+    tracer: tracing.Tracer
 
 
 def main(config: Config) -> None:
@@ -91,7 +94,8 @@ def main(config: Config) -> None:
         facts = cards.facts(config, dataset, network, job)
         log = runlog.RunLog(config, facts=facts, enabled=accelerator.is_main_process, step=progress.step)
         distributed.from_main(accelerator, log.open)
-        train(Run(config, dataset, network, before, job, facts, log, console), progress)
+        tracer = tracing.Tracer(folder / "profile" if config.profile and accelerator.is_main_process else None)
+        train(Run(config, dataset, network, before, job, facts, log, console, tracer), progress)
     finally:
         accelerator.end_training()
 
@@ -134,8 +138,10 @@ def prepare(
             image_size=config.data.image_size,
             num_images=len(dataset.train),
             source_size=dataset.train.images.shape[-1],
-            mean=mean if config.data.normalize else None,
-            std=std if config.data.normalize else None,
+            mean=mean if config.data.normalize else (0.0, 0.0, 0.0),
+            std=std if config.data.normalize else (1.0, 1.0, 1.0),
+            margin=layers.margin(config.data.image_size),
+            dtype=hardware.precision.dtype,
             augment=config.data.augment,
             flips=dataset.flips,
             seed=config.seed,
@@ -180,6 +186,7 @@ def train(run: Run, progress: engine.Progress) -> None:
         while progress.epoch < config.epochs and progress.step < job.last_step:
             console.start_epoch(progress.epoch + 1, config.epochs, steps=job.order.num_batches, done=progress.batch)
             for record in engine.train_epoch(job, progress):
+                run.tracer.step()
                 run.log.log(record)
                 console.step(record, step=progress.step, last_step=job.last_step)
                 if job.saves_at(progress):
@@ -199,6 +206,7 @@ def train(run: Run, progress: engine.Progress) -> None:
         raise
     finally:
         console.end_epoch()
+        run.tracer.close()
         summary = cards.summary(run.facts, progress, status=status)
         run.log.write_summary(summary)
         run.log.close()

@@ -215,6 +215,8 @@ class Config:
     """auto continues the run that out-dir holds, if any; never refuses such a folder; must refuses a folder without."""
     max_steps: int | None = None
     """Stop after this many optimizer steps, evaluate and end: for debugging."""
+    profile: bool = False
+    """Trace the run's sixth to eighth step with torch's profiler into RUN/profile."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -235,7 +237,7 @@ class Config:
 
 # What a resumed run may change: how long, where and how it runs and is recorded, not what it computes.
 MAY_CHANGE_ON_RESUME = re.compile(
-    r"epochs|out_dir|resume|max_steps|data\.(cache_dir|fallback)|(runtime|log|wandb|checkpoint)\..*"
+    r"epochs|out_dir|resume|max_steps|profile|data\.(cache_dir|fallback)|(runtime|log|wandb|checkpoint)\..*"
 )
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from accelerate.utils import gather_object
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.profiler import record_function
 
 from alexnet_dist import seeds
 from alexnet_dist.metrics import EvalCounts, Evaluation, NonFiniteError, StepWindow
@@ -188,19 +189,23 @@ def _train_step(
     losses = []
     parts = zip(*(batch[key].chunk(job.optim.accumulate) for key in ("images", "labels", "ids")), strict=True)
     for part, (images, labels, ids) in enumerate(parts):
-        inputs = job.preprocess(images, None if draws is None else draws[ids])
+        with record_function("input"):
+            inputs = job.preprocess(images, None if draws is None else draws[ids])
         torch.manual_seed(seeds.integer(job.seed, "dropout", step, job.accelerator.process_index, part))
         is_last = part == job.optim.accumulate - 1
         with nullcontext() if is_last else job.accelerator.no_sync(job.model):
-            logits = job.model(inputs).float()
-            loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=job.optim.label_smoothing)
-            job.accelerator.backward(loss.sum() / share)
+            with record_function("forward"):
+                logits = job.model(inputs).float()
+                loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=job.optim.label_smoothing)
+            with record_function("backward"):
+                job.accelerator.backward(loss.sum() / share)
         losses.append(loss.detach())
-    norm = _clip(job)
-    job.optimizer.step()
-    job.optimizer.zero_grad()
-    if job.ema is not None:
-        job.ema.update(job.accelerator.unwrap_model(job.model))
+    with record_function("optimizer"):
+        norm = _clip(job)
+        job.optimizer.step()
+        job.optimizer.zero_grad()
+        if job.ema is not None:
+            job.ema.update(job.accelerator.unwrap_model(job.model))
     return torch.cat(losses), batch["ids"], norm
 
 

@@ -1,6 +1,7 @@
 """AlexNet with its head swapped for the data set's classes, its starting weights, and what it costs.
 
-The network is `torchvision.models.alexnet` (Krizhevsky, arXiv:1404.5997, one column); its key names are torchvision's.
+The network is `torchvision.models.alexnet` (Krizhevsky, arXiv:1404.5997, one column), some layers of which are computed
+in another way (`layers.py`); its key names are torchvision's.
 Knows nothing about processes.
 """
 
@@ -15,6 +16,7 @@ import torch
 import torchvision
 from torch import nn
 
+from alexnet_dist import layers
 from alexnet_dist.config import ModelConfig, UserError
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def build(config: ModelConfig, *, num_classes: int, seed: int) -> nn.Module:
     """Return the network on the CPU, in float32, with the same weights on every rank.
 
+    Its input is (B, 3, P, P): the image within the zeros of `layers.margin`.
+
     Raises:
         UserError: when the weights named cannot be had or do not fit.
     """
@@ -48,7 +52,7 @@ def build(config: ModelConfig, *, num_classes: int, seed: int) -> nn.Module:
     classifier[6] = nn.Linear(imagenet_head.in_features, num_classes)
     if config.weights is not None:
         _load(model, _read_weights(config.weights), origin=str(config.weights))
-    return model
+    return layers.rewrite(model)
 
 
 def input_statistics(config: ModelConfig) -> tuple[Channels, Channels] | None:

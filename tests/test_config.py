@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 # A new option is a decision: add it here, and say in its docstring what it is for.
 OPTIONS = """\
-epochs seed out_dir resume max_steps
+epochs seed out_dir resume max_steps profile
 data.dataset data.revision data.fallback data.batch_size data.image_size data.limit data.augment data.normalize
 data.cache_dir
 model.pretrained model.weights model.dropout

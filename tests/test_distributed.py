@@ -1,6 +1,9 @@
 """Launches that are refused, precision and threads that are chosen, and what ranks tell each other."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -266,7 +269,7 @@ def test_accumulation_forbids_a_static_graph(monkeypatch):
 def test_survey_measures_the_peak(monkeypatch):
     accelerator, precision = distributed.make_accelerator(config_for(cpu=True, precision="fp32"))
     measured = []
-    monkeypatch.setattr(distributed, "_matmul_flops", lambda *arguments: measured.append(arguments) or 2.5e11)
+    monkeypatch.setattr(distributed, "matmul_flops", lambda *arguments: measured.append(arguments) or 2.5e11)
     hardware = distributed.survey(accelerator, precision)
     assert measured == [(torch.device("cpu"), torch.float32)]
     assert hardware.peak_flops == 2.5e11
@@ -278,11 +281,50 @@ def test_matrix_products_are_counted_by_hand(monkeypatch):
     ticks = iter([0.0, 0.25, 1.0, 1.5, 2.0, 2.125])  # start and end of each product
     monkeypatch.setattr(distributed.time, "perf_counter", lambda: next(ticks))
     products = []
-    monkeypatch.setattr(torch, "mm", lambda left, right: products.append(left.shape + right.shape))
+    monkeypatch.setattr(torch, "mm", lambda left, right, out=None: products.append((left.shape + right.shape, out)))
     monkeypatch.setattr(torch, "randn", lambda *shape, **_kwargs: torch.empty(shape, device="meta"))
-    flops = distributed._matmul_flops(torch.device("cpu"), torch.float32)
+    flops = distributed.matmul_flops(torch.device("cpu"), torch.float32)
     assert flops == 2 * 4096**3 / 0.25, "the best of those that fit into half a second"
-    assert products == [torch.Size([4096] * 4)] * 3, "one to warm up, two measured"
+    assert products == [(torch.Size([4096] * 4), None)] * 3, "one to warm up, two measured"
+
+
+TOUCH_FRESH_MEMORY = """
+import resource, sys, torch
+from alexnet_dist import distributed
+if sys.argv[1] == "keep":
+    distributed.keep_freed_memory()
+for turn in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    del_me = [torch.ones(16 << 20) for _ in range(4)]  # 64 MB each: what the features of a batch need
+    del del_me
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's")
+def test_freed_memory_is_kept_for_the_next_step():
+    def page_faults(mode):
+        command = [sys.executable, "-c", TOUCH_FRESH_MEMORY, mode]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    pages = 4 * (64 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert page_faults("return") > pages / 2, "or the test shows nothing"
+    assert page_faults("keep") < pages / 50
+
+
+def test_a_cpu_run_keeps_freed_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr(distributed, "keep_freed_memory", lambda: calls.append("kept"))
+    distributed.make_accelerator(config_for(cpu=True))
+    assert calls == ["kept"]
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(distributed.ctypes, "CDLL", lambda _name: object())
+    distributed.keep_freed_memory()
+    monkeypatch.setattr(distributed.sys, "platform", "darwin")
+    monkeypatch.setattr(distributed.ctypes, "CDLL", lambda _name: pytest.fail("no business there"))
+    distributed.keep_freed_memory()
 
 
 def test_from_main_on_one_process():
@@ -318,7 +360,7 @@ def on_a_rank():
     except UserError as raised:
         error = str(raised)
     after = distributed.from_main(accelerator, lambda: f"still talking: {rank}")
-    distributed._matmul_flops = lambda *_arguments: 10.0 + rank
+    distributed.matmul_flops = lambda *_arguments: 10.0 + rank
     hardware = distributed.survey(accelerator, distributed.Precision("fp32", ""))
     accelerator.end_training()
     return {

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alexnet_dist"
 LEVELS = [
     {"config", "seeds", "files"},
-    {"imagedata"},
-    {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures"},
+    {"imagedata", "layers"},
+    {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures", "tracing"},
     {"data"},
     {"distributed", "runlog", "checkpoint", "console"},
     {"engine", "cards"},

@@ -6,9 +6,10 @@ from urllib.error import URLError
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F  # noqa: N812
 import torchvision
 
-from alexnet_dist import model
+from alexnet_dist import layers, model
 from alexnet_dist.config import ModelConfig, UserError
 
 NUM_PARAMETERS = 57_044_810
@@ -41,6 +42,11 @@ def plain(num_classes):
     """torchvision's own network, without memory."""
     with torch.device("meta"):
         return torchvision.models.alexnet(num_classes=num_classes)
+
+
+def with_margin(images):
+    """Pad images as the network's input has to be."""
+    return F.pad(images, layers.margin(images.shape[-1]) * 2)
 
 
 def imagenet_state():
@@ -79,8 +85,8 @@ def test_torchvisions_own_network_takes_the_weights_and_agrees(network):
     twin.load_state_dict(network.state_dict(), assign=True)
     images = torch.rand(2, 3, 63, 63, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = network.eval()(images)
-        assert torch.equal(logits, twin.eval()(images))
+        logits = network.eval()(with_margin(images))
+        torch.testing.assert_close(logits, twin.eval()(images), rtol=1e-4, atol=1e-6)  # exact in float64: test_layers
     assert logits.shape == (2, 10)
     assert not torch.equal(logits[0], logits[1])
 
@@ -92,6 +98,13 @@ def test_weights_follow_from_the_seed(network):
     for key, value in network.state_dict().items():
         assert torch.equal(value, again[key]), key
         assert not torch.equal(value, other[key]), key
+
+
+def test_random_weights_are_torchvisions(network):
+    torch.manual_seed(0)
+    for key, value in torchvision.models.alexnet().state_dict().items():
+        if not key.startswith(model.HEAD):
+            assert torch.equal(value, network.state_dict()[key]), key
 
 
 def test_dropout_probability():

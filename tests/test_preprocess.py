@@ -99,8 +99,28 @@ def test_normalised_inputs_equal_torchvisions_to_rounding():
     )
 
 
+@pytest.mark.parametrize("margin", [(2, 2), (2, 0), (0, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("num_images", [1, 8, 19])  # of one part, and of several
+def test_margin_and_type_change_nothing_else(margin, dtype, num_images):
+    """What is written in one go equals the image, normalised in float32, rounded, and padded."""
+    images = np.random.default_rng(1).integers(0, 256, (num_images, 32, 32, 3), dtype=np.uint8)
+    settings = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "image_size": 65}
+    expected = F.pad(make(**settings)(channels_first(images)).to(dtype), margin * 2)
+    ours = make(**settings, margin=margin, dtype=dtype)(channels_first(images))
+    assert ours.dtype == dtype
+    assert ours.shape == expected.shape
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    if dtype == torch.float64:
+        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+        assert not torch.equal(ours, expected), "float64 arithmetic throughout"
+    else:
+        assert torch.equal(ours, expected)
+
+
 def make(**changes):
-    settings = {"image_size": 224, "source_size": 32, "num_images": 1000, "mean": None, "std": None}
+    settings = {"image_size": 224, "source_size": 32, "num_images": 1000, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    settings |= {"margin": (0, 0), "dtype": torch.float32}
     return Preprocess(**(settings | {"augment": False, "flips": True, "seed": 0} | changes))
 
 

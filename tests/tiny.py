@@ -34,7 +34,7 @@ def run(folder: Path, *flags: str, real: bool = False) -> Path:
     """Train in this process and return the run folder."""
     config = parse([*FLAGS, "--out-dir", str(folder), *flags])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "_matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
+        patch.setattr(distributed, "matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
         if not real:
             patch.setattr(torchvision.models, "alexnet", tiny_alexnet)
         train.main(config)

@@ -1,0 +1,106 @@
+"""AlexNet's layers rewritten for speed: the same function of the same parameters under the same key names.
+
+Each of them is undone by loading the weights into `torchvision.models.alexnet`; `tests/test_layers.py` holds logits and
+gradients against it in float64. Gains are in docs/performance.md. Knows nothing about processes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import nn
+
+LEVELS = 1 << 16  # of a random number that decides about one dropped value
+
+
+def rewrite(model: nn.Module) -> nn.Module:
+    """Replace the layers of torchvision's AlexNet in place and return it; its input then has a margin.
+
+    Args:
+        model: whose input is (B, 3, S, S). Afterwards it is (B, 3, P, P) with the image inside `margin(S)` zeros.
+    """
+    features, classifier = model.get_submodule("features"), model.get_submodule("classifier")
+    assert isinstance(features, nn.Sequential)
+    assert isinstance(classifier, nn.Sequential)
+    features[0] = Conv1.of(features[0])
+    _pool_before_relu(features)
+    model.avgpool = AveragePool((6, 6))
+    for index, layer in enumerate(classifier):
+        if isinstance(layer, nn.Dropout):
+            classifier[index] = Dropout(layer.p)
+    return model
+
+
+def margin(image_size: int) -> tuple[int, int]:
+    """Return the zeros that `Conv1` expects before and behind the image, along both axes.
+
+    Two before, as torchvision's padding has it. Behind, as many as make the side a multiple of four and leave the
+    number of outputs what it was: 2 at 224, from 0 to 3 elsewhere.
+    """
+    side = (image_size + 5) // 4 * 4
+    return 2, side - image_size - 2
+
+
+def _pool_before_relu(features: nn.Sequential) -> None:
+    """Swap each ReLU with the maximum that follows it.
+
+    Both are monotonic, so they commute, and the ReLU meets a quarter of the values.
+    """
+    for index in range(len(features) - 1):
+        if isinstance(features[index], nn.ReLU) and isinstance(features[index + 1], nn.MaxPool2d):
+            features[index], features[index + 1] = features[index + 1], features[index]
+
+
+class Conv1(nn.Conv2d):
+    """A convolution of stride 4 over 3 channels, computed as one over blocks of four pixels: space to depth.
+
+    At stride 4, four neighbours of a row always enter a kernel together. In channels_last memory they are 12 values
+    side by side, so a view, without any copy, is an image of 12 channels and a quarter of the width; the kernel, with
+    a column of zeros behind it, becomes one of 11 x 3 with stride (4, 1). Matrix units that pad channels to 32 have
+    four times as much to do with 12 of them as with 3.
+    """
+
+    @classmethod
+    def of(cls, conv: nn.Module) -> Conv1:
+        """Take over the parameters of torchvision's conv1; its padding becomes the caller's (`margin`)."""
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        assert (conv.in_channels, conv.kernel_size, conv.stride) == (3, (11, 11), (4, 4))
+        fast = cls(3, conv.out_channels, kernel_size=11, stride=4, device="meta")  # draws no random numbers
+        fast.weight, fast.bias = conv.weight, conv.bias
+        return fast
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (B, 64, H, W) from (B, 3, P, P) images with their margin, P a multiple of 4."""
+        batch, _, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1)  # a view of channels_last memory, and so are the blocks
+        blocks = rows.reshape(batch, height, width // 4, 12).permute(0, 3, 1, 2)
+        kernel = F.pad(self.weight, (0, 1)).view(-1, 3, 11, 3, 4)  # channel, row, block, pixel of the block
+        kernel = kernel.permute(0, 4, 1, 2, 3).reshape(-1, 12, 11, 3)
+        return F.conv2d(blocks, kernel, self.bias, stride=(4, 1))
+
+
+class AveragePool(nn.AdaptiveAvgPool2d):
+    """Average to 6 x 6, or hand on what has that size already, as it has for images of 224 pixels."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return (B, C, 6, 6) from (B, C, H, W)."""
+        return maps if maps.shape[-2:] == self.output_size else super().forward(maps)
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose mask on a CPU takes 16 random bits a value.
+
+    Torch draws a double for each, one thread alone: 77 ms of a step of 1.5 s at batch 512. `p` is rounded to
+    a multiple of 1/65536. CUDA draws and applies its mask in one kernel, so there it stays torch's.
+    """
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Return `values` with a share `p` set to zero and the rest scaled by 1 / (1 - p)."""
+        if not self.training or self.p == 0 or values.device.type != "cpu":
+            return super().forward(values)
+        size = values.numel()
+        words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
+        draws = words.view(torch.int16)[:size].view(values.shape)
+        mask = (draws >= round(self.p * LEVELS) - LEVELS // 2).to(values.dtype)
+        return values * mask.mul_(1 / (1 - self.p))

@@ -1,0 +1,64 @@
+"""A window of training steps under torch's profiler. Knows nothing about processes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SKIPPED, TRACED = 4, 3  # steps: the first ones allocate memory and choose kernels
+ROWS = 60  # of the table
+
+
+class Tracer:
+    """Writes what a few steps are made of: `trace.json`, for ui.perfetto.dev, and `operators.txt`, the sums.
+
+    Args:
+        folder: where to; None traces nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.steps = 0
+        self._profile: profile | None = None
+
+    def step(self) -> None:
+        """Count a training step that has ended; waits for the device where the window begins and ends."""
+        if self.folder is None or self.steps >= SKIPPED + 1 + TRACED:
+            return
+        self.steps += 1
+        if self._profile is None:
+            self._profile = self._begin()
+        else:
+            self._profile.step()
+        if self.steps == SKIPPED + 1 + TRACED:
+            self._profile.stop()
+
+    def close(self) -> None:
+        """Say so if the run was too short for the window."""
+        if self.folder is not None and self.steps < SKIPPED + 1 + TRACED:
+            logger.warning("--profile needs %d steps and the run had %d", SKIPPED + 1 + TRACED, self.steps)
+
+    def _begin(self) -> profile:
+        activities = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(ProfilerActivity.CUDA)
+        window = schedule(wait=SKIPPED - 1, warmup=1, active=TRACED, repeat=1)
+        begun = profile(activities=activities, schedule=window, on_trace_ready=self._write)
+        begun.start()
+        return begun
+
+    def _write(self, traced: profile) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        traced.export_chrome_trace(str(self.folder / "trace.json"))
+        key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = traced.key_averages().table(sort_by=key, row_limit=ROWS)
+        (self.folder / "operators.txt").write_text(table, encoding="utf-8")
