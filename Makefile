@@ -36,8 +36,12 @@ format: install ## Rewrite the code in the house's format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: install ## Measure images per second of the training loop on this machine
-	$(BIN)/python benchmarks/throughput.py
+bench: .venv/bench ## Compare images per second with other training loops on this machine; BENCH="--rounds 1" for flags
+	$(BIN)/python benchmarks/throughput.py $(BENCH)
+
+.venv/bench: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
 
 clean: ## Remove .venv, caches and build output; runs/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -170,9 +170,12 @@ def train_epoch(job: Job, progress: Progress) -> Iterator[Record | None]:
         progress.step += 1
         progress.batch += 1
         if job.ends_at(progress) or progress.step % job.log_every == 0 or job.saves_at(progress):
-            yield {**_report(job, window, clock, progress), "train/lr": lr}
+            record = {**_report(job, window, clock, progress), "train/lr": lr}
             window = StepWindow()
-            clock.restart()  # what the caller did with the record is no training time
+            clock.restart()
+            yield record
+            if job.saves_at(progress):
+                clock.restart()  # logging is part of training's time, a checkpoint is not
         else:
             yield None
         if progress.step == job.last_step:

@@ -31,7 +31,7 @@ class Finished:
 
     output: str
     peak_memory: int
-    """Bytes of private memory, over the child and all its children together."""
+    """Bytes by which the machine's used memory grew: of all processes together, and what they share counted once."""
     seconds: float
 
 
@@ -55,36 +55,26 @@ def run_child(command: Sequence[str], *, environment: dict[str, str] | None = No
     Raises:
         RuntimeError: it failed; the message ends with what it printed.
     """
-    started = time.perf_counter()
+    started, before = time.perf_counter(), _used_memory()
+    peak = before
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         process = psutil.Popen(
             command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
         )
-        peak = 0
         while process.poll() is None:
-            peak = max(peak, _private_memory(process))
+            peak = max(peak, _used_memory())
             time.sleep(MEMORY_PERIOD)
         seconds = time.perf_counter() - started
         output.seek(0)
         text = output.read()
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{text[-3000:]}")
-    return Finished(output=text, peak_memory=peak, seconds=seconds)
+    return Finished(output=text, peak_memory=peak - before, seconds=seconds)
 
 
-def _private_memory(process: psutil.Process) -> int:
-    total = 0
-    try:
-        family = [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    for member in family:
-        try:
-            memory = member.memory_info()
-        except psutil.NoSuchProcess:
-            continue
-        total += memory.rss - getattr(memory, "shared", 0)
-    return total
+def _used_memory() -> int:
+    memory = psutil.virtual_memory()
+    return int(memory.total - memory.available)
 
 
 def train(
