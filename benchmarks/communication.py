@@ -243,6 +243,16 @@ def network_alone(bench: Bench) -> dict[str, Any]:
     return results
 
 
+def _middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the median over the rounds of every number, whose places are the same in all."""
+    return {
+        name: _middle([found[name] for found in rounds])
+        if isinstance(value, dict)
+        else statistics.median(found[name] for found in rounds)
+        for name, value in rounds[0].items()
+    }
+
+
 def evaluation_rate(bench: Bench) -> float:
     """Return test images a second of an evaluation on all ranks, the second of two."""
     from alexnet_dist import engine
@@ -263,12 +273,14 @@ def work(options: argparse.Namespace) -> None:
     results: dict[str, Any] = {"precision": bench.hardware.precision.name, "device": bench.hardware.device}
     results["evaluation_images_per_second"] = evaluation_rate(bench)
     if options.ranks > 1:
-        results["all_reduce"] = network_alone(bench)
+        alone: list[dict[str, Any]] = []
         kinds = [(hook, bucket_mb) for bucket_mb in options.bucket_mb for hook in options.hooks]
         samples = {kind: Samples() for kind in kinds}
         for _ in range(options.rounds):
+            alone.append(network_alone(bench))
             for kind in kinds:
                 measure_variant(bench, *kind, samples[kind], is_reference=kind == kinds[0])
+        results["all_reduce"] = _middle(alone)
         results["alone"] = {batch: statistics.median(taken) for batch, taken in samples[kinds[0]].alone.items()}
         results["variants"] = [summary(*kind, taken) for kind, taken in samples.items()]
     if bench.accelerator.is_main_process:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+WARM_UP = 3  # steps
 NUM_TEST_IMAGES = 64  # every run ends with an evaluation, which nothing here measures
 GPU_COUNTS = tuple(2**power for power in range(11))
 LINKS = tuple(link for name, link in ddp_model.LINKS.items() if name != "NVLink 3")
@@ -78,15 +79,15 @@ class Trainer:
     options: argparse.Namespace
 
     def measure(self, batch: int, *flags: str, ranks: int = 1, num_images: int | None = None) -> Row:
-        """Return the images a second of one run, its first step left out."""
+        """Return the images a second of one run, its first steps left out: they touch memory for the first time."""
         num_images = num_images or max(self.options.images)
         data = ["--data.dataset", str(self.folder / "images"), "--data.cache-dir", str(self.folder / "cache")]
         data += ["--data.limit", str(num_images), "--data.batch-size", str(batch)]
         data += ["--data.image-size", str(self.options.image_size)]
         rare = ["--log.kernels-every-epochs", "1000000", "--checkpoint.every-epochs", "1000000"]
-        length = ["--max-steps", str(self.options.steps + 1), "--log.every-steps", "1"]
+        length = ["--max-steps", str(self.options.steps + WARM_UP), "--log.every-steps", "1"]
         run = measuring.train(*data, *rare, *length, *flags, ranks=ranks)
-        rate = measuring.rate(run.records)
+        rate = measuring.rate(run.records, skip=WARM_UP)
         return {"batch": batch, "num_images": num_images, "ranks": ranks, "images_per_second": rate}
 
 

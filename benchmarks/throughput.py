@@ -42,7 +42,7 @@ LABELS = {
 PROFILED_STEPS = tracing.SKIPPED + 1 + tracing.TRACED
 
 NOTES = (
-    "* Memory is what the machine's use of it grew by: all processes of a loop, what they share counted once.",
+    "* Memory is that of all processes of a loop together, libraries included; what they share counts once.",
     "* MFU is the share of the best matrix product of the same round, in the precision that train.py chooses.",
     "* train.py logs: a record every few steps to metrics.jsonl and to W&B (offline). The other loops log nothing.",
 )
