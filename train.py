@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from alexnet_dist.config import Config, UserError, parse, to_dict
@@ -40,6 +41,7 @@ from alexnet_dist import (
     distributed,
     engine,
     figures,
+    interrupts,
     kernels,
     layers,
     metrics,
@@ -82,13 +84,15 @@ def main(config: Config) -> None:
     network = model.build(config.model, num_classes=len(dataset.class_names), seed=config.seed)
     before = kernels.snapshot(network)
     accelerator, precision = distributed.make_accelerator(config)
+    lock = runlog.Lock()
     try:
         folder = distributed.from_main(accelerator, lambda: runlog.choose_folder(config, data_name=dataset.name))
         config = dataclasses.replace(config, out_dir=folder)
         console = Console(enabled=accelerator.is_main_process)
+        distributed.from_main(accelerator, lambda: lock.take(folder))
         job = prepare(config, dataset, network, accelerator, distributed.survey(accelerator, precision))
         progress = resume(config, dataset, network, job)
-        if progress.epoch >= config.epochs or progress.step >= job.last_step:
+        if job.is_done(progress):
             console.print(f"{folder} has its {progress.step} steps already: nothing to train")
             return
         facts = cards.facts(config, dataset, network, job)
@@ -97,6 +101,7 @@ def main(config: Config) -> None:
         tracer = tracing.Tracer(folder / "profile" if config.profile and accelerator.is_main_process else None)
         train(Run(config, dataset, network, before, job, facts, log, console, tracer), progress)
     finally:
+        lock.release()
         accelerator.end_training()
 
 
@@ -121,6 +126,7 @@ def prepare(
         batches.loader(dataset.train.images, dataset.train.labels, order, pin_memory=on_gpu),
         batches.loader(dataset.test.images, dataset.test.labels, in_turn, pin_memory=on_gpu),
     )
+    assert config.out_dir is not None
     mean, std = model.input_statistics(config.model) or (dataset.mean, dataset.std)
     total_steps = config.epochs * order.num_batches
     return engine.Job(
@@ -133,6 +139,7 @@ def prepare(
         order=order,
         eval_loader=eval_loader,
         num_eval_images=len(dataset.test),
+        num_eval_batches=in_turn.num_batches,
         num_classes=len(dataset.class_names),
         preprocess=preprocess.Preprocess(
             image_size=config.data.image_size,
@@ -155,6 +162,9 @@ def prepare(
         save_every=config.checkpoint.every_steps,
         last_step=min(total_steps, config.max_steps or total_steps),
         flops_per_image=model.training_flops(network, config.data.image_size),
+        interrupts=interrupts.Interrupts(
+            accelerator, config.out_dir, timeout=timedelta(seconds=config.runtime.timeout_seconds)
+        ),
         blocked=torch.zeros((), device=accelerator.device),
     )
 
@@ -183,26 +193,16 @@ def train(run: Run, progress: engine.Progress) -> None:
     started = time.perf_counter() - progress.wall_seconds
     status = "failed"
     try:
-        while progress.epoch < config.epochs and progress.step < job.last_step:
-            console.start_epoch(progress.epoch + 1, config.epochs, steps=job.order.num_batches, done=progress.batch)
-            for record in engine.train_epoch(job, progress):
-                run.tracer.step()
-                run.log.log(record)
-                console.step(record, step=progress.step, last_step=job.last_step)
-                if job.saves_at(progress):
-                    save(run, progress)
-            console.end_epoch()
-            evaluation_started = time.perf_counter()
-            evaluation = engine.evaluate(job)
-            record = progress.end_epoch(job, evaluation, seconds=time.perf_counter() - evaluation_started)
-            report_epoch(run, record, evaluation)
-            progress.wall_seconds = time.perf_counter() - started
-            if progress.step == job.last_step or progress.epoch % config.checkpoint.every_epochs == 0:
-                save(run, progress)
+        with job.interrupts.listening():
+            while not job.is_done(progress):
+                train_one_epoch(run, progress, started=started)
         status = "finished" if progress.epoch == config.epochs else "max_steps"
-        draw_results(run, evaluation)
     except metrics.NonFiniteError:
         status = "non-finite"
+        raise
+    except interrupts.StoppedError as stop:
+        status = "stopped"
+        run.log.mark_preempted(f"{stop} after step {progress.step}")
         raise
     finally:
         console.end_epoch()
@@ -211,6 +211,38 @@ def train(run: Run, progress: engine.Progress) -> None:
         run.log.write_summary(summary)
         run.log.close()
     console.card("result", cards.result_card(summary, progress, config))
+
+
+def train_one_epoch(run: Run, progress: engine.Progress, *, started: float) -> None:
+    """Take the current epoch's steps, or what is left of them, evaluate and save. Every rank calls it.
+
+    Raises:
+        StoppedError: the run was asked to end; its state is saved.
+    """
+    config, job, console = run.config, run.job, run.console
+    console.start_epoch(progress.epoch + 1, config.epochs, steps=job.order.num_batches, done=progress.batch)
+    for record in engine.train_epoch(job, progress):
+        run.tracer.step()
+        run.log.log(record)
+        console.step(record, step=progress.step, last_step=job.last_step)
+        progress.wall_seconds = time.perf_counter() - started
+        if job.saves_at(progress) or job.interrupts.wish:
+            save(run, progress)
+            job.interrupts.answered()
+    console.end_epoch()
+    evaluation_started = time.perf_counter()
+    evaluation = engine.evaluate(job)
+    if evaluation is not None:
+        record = progress.end_epoch(job, evaluation, seconds=time.perf_counter() - evaluation_started)
+        report_epoch(run, record, evaluation)
+        progress.wall_seconds = time.perf_counter() - started
+    due = progress.step == job.last_step or progress.epoch % config.checkpoint.every_epochs == 0
+    if due or job.interrupts.wish:
+        save(run, progress)
+    if evaluation is not None and job.is_done(progress):
+        draw_results(run, evaluation)
+    else:
+        job.interrupts.answered()
 
 
 def report_epoch(run: Run, record: engine.Record, evaluation: metrics.Evaluation) -> None:
@@ -270,6 +302,11 @@ def command() -> NoReturn:
         fail(str(error), code=EXIT_USER)
     except metrics.NonFiniteError as error:
         fail(str(error), code=EXIT_FAILED)
+    except interrupts.StoppedError as stop:
+        fail(
+            f"stopped by {stop}, its state is saved; the same command with the same --out-dir continues",
+            code=stop.exit_code,
+        )
     except KeyboardInterrupt:
         fail("interrupted; the same command with the same --out-dir continues", code=EXIT_INTERRUPTED)
     sys.exit(0)

@@ -7,6 +7,7 @@ under a temporary name, flushed to the disk and renamed. Only rank 0 saves; ever
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of state.json and of the optimizer's key names
 MANIFEST = "MANIFEST.json"
+SPARE_BYTES = 1 << 20  # for state, manifest and headers
 NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -55,13 +57,15 @@ def save(
     """
     final = folder / f"step_{step:08d}"
     scratch = folder / f".writing-{final.name}"
+    tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
+    if ema is not None:
+        tensors["ema"] = ema.state_dict()
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        _save_tensors(model.state_dict(), scratch / "model.safetensors")
-        _save_tensors(_optimizer_tensors(model, optimizer), scratch / "optimizer.safetensors")
-        if ema is not None:
-            _save_tensors(ema.state_dict(), scratch / "ema.safetensors")
+        _check_space(scratch, tensors)
+        for name, part in tensors.items():
+            _save_tensors(part, scratch / f"{name}.safetensors")
         files.write_text(scratch / "state.json", json.dumps({"format": FORMAT, **state}, indent=1))
         manifest = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
         files.write_text(scratch / MANIFEST, json.dumps(manifest, indent=1))
@@ -154,6 +158,13 @@ def _top1(path: Path) -> float:
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _check_space(folder: Path, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
+    needed = SPARE_BYTES + sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"it needs {needed / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB left")
 
 
 def _describe(path: Path) -> dict[str, Any]:

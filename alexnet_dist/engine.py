@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.profiler import record_function
 
 from alexnet_dist import seeds
+from alexnet_dist.interrupts import Wish
 from alexnet_dist.metrics import EvalCounts, Evaluation, NonFiniteError, StepWindow
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from alexnet_dist.batches import Batch, GlobalBatches
     from alexnet_dist.config import OptimConfig
     from alexnet_dist.distributed import Hardware
+    from alexnet_dist.interrupts import Interrupts
     from alexnet_dist.optim import Ema
     from alexnet_dist.preprocess import Preprocess
 
@@ -61,6 +63,8 @@ class Progress:
     """Of the current epoch, in training steps."""
     wall_seconds: float = 0.0
     """Of the whole run so far, over all its parts."""
+    evaluated: int = 0
+    """The step after which the last evaluation was."""
 
     def end_epoch(self, job: Job, evaluation: Evaluation, *, seconds: float) -> Record:
         """Take in an epoch's evaluation; an epoch that was cut short stays the current one.
@@ -72,7 +76,7 @@ class Progress:
         """
         epoch = self.epoch + 1
         self.epoch_loss = self.loss_sum / (self.batch * job.order.batch_size)
-        self.top1 = evaluation.top1
+        self.top1, self.evaluated = evaluation.top1, self.step
         if self.best_top1 is None or evaluation.top1 > self.best_top1:
             self.best_top1, self.best_epoch = evaluation.top1, epoch
         record = {
@@ -106,6 +110,8 @@ class Job:
     """Which images the train loader hands out, and when."""
     eval_loader: Iterable[Batch]
     num_eval_images: int
+    num_eval_batches: int
+    """Of the whole split; a rank may get no share of the last."""
     num_classes: int
     preprocess: Preprocess
     learning_rate: Callable[[int], float]
@@ -116,12 +122,17 @@ class Job:
     last_step: int
     """Where training ends, in the middle of an epoch or not."""
     flops_per_image: int
+    interrupts: Interrupts
     blocked: torch.Tensor
     """() float32 on the device: 1 from the first non-finite gradient on; the fused optimizer then takes no step."""
 
     def saves_at(self, progress: Progress) -> bool:
         """Tell whether a checkpoint is due in the middle of an epoch; at its end it waits for the evaluation."""
         return self.save_every is not None and progress.step % self.save_every == 0 and not self.ends_at(progress)
+
+    def is_done(self, progress: Progress) -> bool:
+        """Tell whether all steps are taken and the last evaluation is over."""
+        return progress.step >= self.last_step and progress.evaluated == progress.step
 
     def ends_at(self, progress: Progress) -> bool:
         """Tell whether the epoch, or the run, ends with the step just taken."""
@@ -154,11 +165,13 @@ def train_epoch(job: Job, progress: Progress) -> Iterator[Record | None]:
 
     Yields:
         Once per optimizer step, `progress` being up to date: None, or every `log_every` steps, at the last step and
-        where a checkpoint is due, the means since the last record, equal on all ranks.
+        where a checkpoint is due or asked for, the means since the last record, equal on all ranks.
 
     Raises:
         NonFiniteError: on every rank; the weights are those before the step that it names.
     """
+    if progress.step == job.last_step:  # the run was stopped between its last step and the evaluation
+        return
     job.model.train()
     draws = job.preprocess.draws(progress.epoch)
     draws = draws if draws is None else draws.to(job.accelerator.device)
@@ -169,12 +182,13 @@ def train_epoch(job: Job, progress: Progress) -> Iterator[Record | None]:
         window.add(*_train_step(job, batch, draws, step=progress.step, lr=lr))
         progress.step += 1
         progress.batch += 1
-        if job.ends_at(progress) or progress.step % job.log_every == 0 or job.saves_at(progress):
+        saves = bool(job.interrupts.agree()) or job.saves_at(progress)
+        if saves or job.ends_at(progress) or progress.step % job.log_every == 0:
             record = {**_report(job, window, clock, progress), "train/lr": lr}
             window = StepWindow()
             clock.restart()
             yield record
-            if job.saves_at(progress):
+            if saves:
                 clock.restart()  # logging is part of training's time, a checkpoint is not
         else:
             yield None
@@ -272,19 +286,23 @@ def _check_finite(job: Job, window: StepWindow, losses: list[float], norms: list
 
 
 @torch.no_grad()
-def evaluate(job: Job) -> Evaluation:
+def evaluate(job: Job) -> Evaluation | None:
     """Count every test image exactly once, at any world size. Every rank must call it; all get the same result.
 
-    Measures the average of the weights where the run keeps one.
+    Measures the average of the weights where the run keeps one. Returns None if the run was asked to end meanwhile.
     """
     module = job.accelerator.unwrap_model(job.model) if job.ema is None else job.ema.model
     module.eval()
     counts = EvalCounts(job.num_classes, job.accelerator.device)
-    for batch in job.eval_loader:
-        with job.accelerator.autocast():
-            logits = module(job.preprocess(batch["images"]))
-        losses = F.cross_entropy(logits.float(), batch["labels"], reduction="none")
-        counts.add(logits, batch["labels"], losses)
+    shares = iter(job.eval_loader)
+    for _ in range(job.num_eval_batches):
+        if batch := next(shares, None):
+            with job.accelerator.autocast():
+                logits = module(job.preprocess(batch["images"]))
+            losses = F.cross_entropy(logits.float(), batch["labels"], reduction="none")
+            counts.add(logits, batch["labels"], losses)
+        if job.interrupts.agree() is Wish.STOP:
+            return None
     confusion = job.accelerator.reduce(counts.confusion, "sum").view(job.num_classes, job.num_classes).cpu().numpy()
     loss_sum = float(job.accelerator.reduce(counts.loss_sum, "sum").item())
     evaluation = Evaluation(loss=loss_sum / job.num_eval_images, confusion=confusion)

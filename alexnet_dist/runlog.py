@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
+import filelock
 import yaml
 from PIL import Image
 
@@ -38,6 +39,7 @@ Record = dict[str, Any]
 WandbMode = Literal["online", "offline", "disabled"]
 STEP_AXIS = ("train/*", "optim/*", "perf/*")
 EPOCH_AXIS = ("val/*", "kernels/*", "per_class/*")
+PREEMPTED = "PREEMPTED"
 FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
 
 
@@ -90,6 +92,34 @@ def check(config: Config) -> None:
             )
 
 
+class Lock:
+    """Keeps two runs from writing into one folder; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self) -> None:
+        self._lock: filelock.BaseFileLock | None = None
+
+    def take(self, folder: Path) -> None:
+        """Take the folder. Rank 0 alone calls it.
+
+        Raises:
+            UserError: another run has it, or it cannot be written.
+        """
+        lock = filelock.FileLock(folder / ".lock")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(f"another run is writing into {folder}: wait for it, or choose another --out-dir") from None
+        except OSError as error:
+            raise UserError(f"the run folder {folder} cannot be written: {error}") from None
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let the next run have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+
 class RunLog:
     """Writes a run's records on rank 0 and does nothing elsewhere.
 
@@ -122,6 +152,7 @@ class RunLog:
         config, step = self._config, self._first_step
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / PREEMPTED).unlink(missing_ok=True)
             files.write_text(self.folder / "config.yaml", configuration.to_yaml(config))
             self.records = _read_records(self.folder / "metrics.jsonl", last_step=step)
             lines = "".join(_json(record) + "\n" for record in self.records)
@@ -169,6 +200,11 @@ class RunLog:
             return
         files.write_text(self.folder / "summary.json", _json(summary, indent=1) + "\n")
         self._each("summary", summary)
+
+    def mark_preempted(self, reason: str) -> None:
+        """Leave a file that says that the run was stopped and can be continued; continuing removes it."""
+        if self.enabled:
+            files.write_text(self.folder / PREEMPTED, reason + "\n")
 
     def close(self) -> None:
         """End the trackers; waits for uploads, but not for ever."""

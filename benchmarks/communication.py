@@ -99,6 +99,7 @@ def start(options: argparse.Namespace) -> Bench:
 
     flags = ["--data.dataset", "synthetic", "--data.image-size", str(options.image_size), "--epochs", "1000"]
     flags += ["--runtime.precision", options.precision, "--log.every-steps", "1000000", "--log.trackers"]
+    flags += ["--out-dir", tempfile.gettempdir()]  # nothing is written there
     flags += ["--data.batch-size", str(128 * options.ranks)]  # of evaluations; those of steps are set one by one
     parsed = config.parse(flags if options.gpu else [*flags, "--runtime.cpu"])
     dataset = _repeated(data.load(parsed.data), max(options.batches) * options.ranks * (options.steps + SPARE_STEPS))

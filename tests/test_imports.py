@@ -14,7 +14,7 @@ LEVELS = [
     {"imagedata", "layers"},
     {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures", "tracing"},
     {"data"},
-    {"distributed", "runlog", "checkpoint", "console"},
+    {"distributed", "runlog", "checkpoint", "console", "interrupts"},
     {"engine", "cards"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
