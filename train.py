@@ -127,7 +127,6 @@ def prepare(
         batches.loader(dataset.test.images, dataset.test.labels, in_turn, pin_memory=on_gpu),
     )
     assert config.out_dir is not None
-    mean, std = model.input_statistics(config.model) or (dataset.mean, dataset.std)
     total_steps = config.epochs * order.num_batches
     return engine.Job(
         accelerator=accelerator,
@@ -141,18 +140,7 @@ def prepare(
         num_eval_images=len(dataset.test),
         num_eval_batches=in_turn.num_batches,
         num_classes=len(dataset.class_names),
-        preprocess=preprocess.Preprocess(
-            image_size=config.data.image_size,
-            num_images=len(dataset.train),
-            source_size=dataset.train.images.shape[-1],
-            mean=mean if config.data.normalize else (0.0, 0.0, 0.0),
-            std=std if config.data.normalize else (1.0, 1.0, 1.0),
-            margin=layers.margin(config.data.image_size),
-            dtype=hardware.precision.dtype,
-            augment=config.data.augment,
-            flips=dataset.flips,
-            seed=config.seed,
-        ),
+        preprocess=preprocessing(config, dataset, hardware.precision),
         learning_rate=lambda step: optim.learning_rate(
             step, config.optim, steps_per_epoch=order.num_batches, total_steps=total_steps
         ),
@@ -166,6 +154,23 @@ def prepare(
             accelerator, config.out_dir, timeout=timedelta(seconds=config.runtime.timeout_seconds)
         ),
         blocked=torch.zeros((), device=accelerator.device),
+    )
+
+
+def preprocessing(config: Config, dataset: ImageData, precision: distributed.Precision) -> preprocess.Preprocess:
+    """Return the way from a stored image to what conv1 reads."""
+    mean, std = model.input_statistics(config.model) or (dataset.mean, dataset.std)
+    return preprocess.Preprocess(
+        image_size=config.data.image_size,
+        num_images=len(dataset.train),
+        source_size=dataset.train.images.shape[-1],
+        mean=mean if config.data.normalize else (0.0, 0.0, 0.0),
+        std=std if config.data.normalize else (1.0, 1.0, 1.0),
+        margin=layers.margin(config.data.image_size),
+        dtype=precision.dtype,
+        augment=config.data.augment,
+        flips=dataset.flips,
+        seed=config.seed,
     )
 
 

@@ -21,7 +21,7 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HOMES = {
     "wandb": {"runlog"},
     "tensorboard": {"runlog"},
-    "accelerate": {"distributed", "engine", "cards", "train"},
+    "accelerate": {"distributed", "interrupts", "engine", "cards", "train"},
     "datasets": {"data", "decode"},
     "matplotlib": {"figures"},
     "tyro": {"config"},
