@@ -26,6 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
+import types
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,7 +188,8 @@ def measure_variant(bench: Bench, hook: str, bucket_mb: int, samples: Samples, *
         steps(bench, with_batch(bench, job, options.batches[0]), 1)  # DDP orders its buckets after the first step
         for batch in options.batches if several else options.batches[:1]:
             sized = with_batch(bench, job, batch)
-            silent = dataclasses.replace(sized, model=bench.accelerator.unwrap_model(job.model))
+            mute = types.SimpleNamespace(agree=lambda: False)  # ranks on their own have nothing to agree on
+            silent = dataclasses.replace(sized, model=bench.accelerator.unwrap_model(job.model), interrupts=mute)
             samples.together[batch] += steps(bench, sized, options.steps)
             samples.apart[batch] += steps(bench, silent, options.steps)
             if is_reference and bench.accelerator.is_main_process:
