@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     Seconds = list[float]
 
+MUTE: Any = types.SimpleNamespace(agree=lambda: False)  # for ranks that have nothing to agree on
 SPARE_STEPS = 8  # of an epoch, so that no measurement meets its end, where ranks talk about losses
 VALUE_BYTES = {"float": 4, "c10::BFloat16": 2, "c10::Half": 2}  # the profiler's names of types
 
@@ -188,14 +189,14 @@ def measure_variant(bench: Bench, hook: str, bucket_mb: int, samples: Samples, *
         steps(bench, with_batch(bench, job, options.batches[0]), 1)  # DDP orders its buckets after the first step
         for batch in options.batches if several else options.batches[:1]:
             sized = with_batch(bench, job, batch)
-            mute = types.SimpleNamespace(agree=lambda: False)  # ranks on their own have nothing to agree on
-            silent = dataclasses.replace(sized, model=bench.accelerator.unwrap_model(job.model), interrupts=mute)
+            silent = dataclasses.replace(sized, model=bench.accelerator.unwrap_model(job.model), interrupts=MUTE)
             samples.together[batch] += steps(bench, sized, options.steps)
             samples.apart[batch] += steps(bench, silent, options.steps)
             if is_reference and bench.accelerator.is_main_process:
                 samples.alone[batch] += steps(bench, silent, options.steps, alone=True)
             bench.wait()
-        samples.sent = samples.sent or count_bytes(bench, with_batch(bench, job, options.batches[0]))
+        gradients_alone = dataclasses.replace(with_batch(bench, job, options.batches[0]), interrupts=MUTE)
+        samples.sent = samples.sent or count_bytes(bench, gradients_alone)
 
 
 def count_bytes(bench: Bench, job: engine.Job) -> dict[str, int]:

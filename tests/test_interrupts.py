@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ranks import run_ranks
-from tiny import equal, losses, run, summary, weights
+from tiny import equal, losses, records, run, summary, weights
 
 from alexnet_dist import checkpoint, engine, metrics, runlog
 from alexnet_dist.config import UserError
@@ -180,8 +180,22 @@ def test_usr1_between_two_records_saves_what_continues_to_the_same_weights(tmp_p
         shutil.rmtree(folder / "checkpoints" / name)
     run(folder, *flags)
     assert equal(weights(folder), weights(undisturbed))
-    for key in ("best_top1", "final_top1", "final_train_loss"):
-        assert summary(folder)[key] == pytest.approx(summary(undisturbed)[key], rel=1e-12), key
+    ours, theirs = ([r for r in records(run) if "val/loss" in r] for run in (folder, undisturbed))
+    for key in ("train/epoch_loss", "samples_seen", "val/loss"):
+        assert [record[key] for record in ours] == pytest.approx([record[key] for record in theirs], rel=1e-12), key
+
+
+def test_a_run_stopped_at_its_last_step_takes_no_further_one(tmp_path, monkeypatch):
+    flags = ["--max-steps", "4"]  # in the middle of the second epoch
+    with monkeypatch.context() as patch:
+        signal_at(patch, step=3)
+        with pytest.raises(StoppedError):
+            run(tmp_path / "run", *flags)
+    assert names(tmp_path / "run")[-1] == "step_00000004"
+    folder, undisturbed = run(tmp_path / "run", *flags), run(tmp_path / "undisturbed", *flags)
+    assert summary(folder)["global_step"] == 4
+    assert summary(folder)["final_top1"] == summary(undisturbed)["final_top1"]
+    assert equal(weights(folder), weights(undisturbed))
 
 
 def test_sigterm_ends_train_py_with_143_and_one_line(tmp_path):

@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
 
 def test_run_folder_is_complete(finished):
     assert {path.name for path in finished.iterdir()} == {
-        "config.yaml", "metrics.jsonl", "summary.json", "figures", "checkpoints",
+        ".lock", "config.yaml", "metrics.jsonl", "summary.json", "figures", "checkpoints",
     }  # fmt: skip
     assert {path.stem for path in (finished / "figures").iterdir()} == FIGURES
     assert all(min(Image.open(path).size) > 300 for path in (finished / "figures").iterdir())
