@@ -18,9 +18,9 @@ from alexnet_dist.config import Config, UserError, parse, to_dict
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
 
-def fail(message: str, *, code: int) -> NoReturn:
-    """End with one line, printed once per host: every rank comes here with the same fault."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+def fail(message: str, *, code: int, common: bool = True) -> NoReturn:
+    """End with one line, printed once per host where every rank comes here with the same fault."""
+    if not common or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
 
@@ -41,6 +41,7 @@ from alexnet_dist import (
     distributed,
     engine,
     figures,
+    heartbeat,
     interrupts,
     kernels,
     layers,
@@ -72,6 +73,7 @@ class Run:
     job: engine.Job
     facts: cards.Facts
     log: runlog.RunLog
+    saver: checkpoint.Saver
     console: Console
     tracer: tracing.Tracer
 
@@ -99,7 +101,12 @@ def main(config: Config) -> None:
         log = runlog.RunLog(config, facts=facts, enabled=accelerator.is_main_process, step=progress.step)
         distributed.from_main(accelerator, log.open)
         tracer = tracing.Tracer(folder / "profile" if config.profile and accelerator.is_main_process else None)
-        train(Run(config, dataset, network, before, job, facts, log, console, tracer), progress)
+        saver = checkpoint.Saver(
+            folder / "checkpoints",
+            keep=config.checkpoint.keep,
+            failed=lambda: job.interrupts.ask(interrupts.Wish.SAVE),  # whose first act is to say so on all ranks
+        )
+        train(Run(config, dataset, network, before, job, facts, log, saver, console, tracer), progress)
     finally:
         lock.release()
         accelerator.end_training()
@@ -128,6 +135,7 @@ def prepare(
     )
     assert config.out_dir is not None
     total_steps = config.epochs * order.num_batches
+    timeout = timedelta(seconds=config.runtime.timeout_seconds)
     return engine.Job(
         accelerator=accelerator,
         hardware=hardware,
@@ -150,9 +158,8 @@ def prepare(
         save_every=config.checkpoint.every_steps,
         last_step=min(total_steps, config.max_steps or total_steps),
         flops_per_image=model.training_flops(network, config.data.image_size),
-        interrupts=interrupts.Interrupts(
-            accelerator, config.out_dir, timeout=timedelta(seconds=config.runtime.timeout_seconds)
-        ),
+        interrupts=interrupts.Interrupts(accelerator, config.out_dir, timeout=timeout),
+        heartbeat=heartbeat.Heartbeat(accelerator, timeout=timeout),
         blocked=torch.zeros((), device=accelerator.device),
     )
 
@@ -184,7 +191,10 @@ def resume(config: Config, dataset: ImageData, network: nn.Module, job: engine.J
     path, state = found
     if state["fingerprint"] != dataset.fingerprint:
         raise UserError(f"{path} was trained on other images: name the same data set, or choose another --out-dir")
-    checkpoint.load(path, model=network, optimizer=job.optimizer.optimizer, ema=job.ema.model if job.ema else None)
+    ema = job.ema.model if job.ema else None
+    distributed.on_all(lambda: checkpoint.load(path, model=network, optimizer=job.optimizer.optimizer, ema=ema))
+    if job.accelerator.scaler is not None and state.get("scaler"):  # another precision has none
+        job.accelerator.scaler.load_state_dict(state["scaler"])
     return engine.Progress(**state["progress"])
 
 
@@ -198,12 +208,13 @@ def train(run: Run, progress: engine.Progress) -> None:
     started = time.perf_counter() - progress.wall_seconds
     status = "failed"
     try:
-        with job.interrupts.listening():
+        with job.interrupts.listening(), job.heartbeat.watching():
             while not job.is_done(progress):
                 train_one_epoch(run, progress, started=started)
         status = "finished" if progress.epoch == config.epochs else "max_steps"
-    except metrics.NonFiniteError:
+    except metrics.NonFiniteError as error:
         status = "non-finite"
+        keep_evidence(run, progress, error)
         raise
     except interrupts.StoppedError as stop:
         status = "stopped"
@@ -212,6 +223,7 @@ def train(run: Run, progress: engine.Progress) -> None:
     finally:
         console.end_epoch()
         run.tracer.close()
+        run.saver.close()
         summary = cards.summary(run.facts, progress, status=status)
         run.log.write_summary(summary)
         run.log.close()
@@ -266,28 +278,64 @@ def report_epoch(run: Run, record: engine.Record, evaluation: metrics.Evaluation
 
 
 def save(run: Run, progress: engine.Progress) -> None:
-    """Save a checkpoint from rank 0; every rank calls it, and all of them fail if it fails."""
-    folder = run.log.folder / "checkpoints"
+    """Save a checkpoint from rank 0 in the background. Every rank calls it.
+
+    Raises:
+        UserError: on every rank: this one, where it is waited for, or the one before it could not be written.
+    """
+    job = run.job
+    scaler = job.accelerator.scaler
     state = {
         "progress": dataclasses.asdict(progress),
         "top1": progress.top1,
         "fingerprint": run.dataset.fingerprint,
         "config": to_dict(run.config),
         "facts": run.facts,
+        "scaler": scaler.state_dict() if scaler else None,
     }
 
     def write() -> None:
-        checkpoint.save(
-            folder,
+        run.saver.save(
             step=progress.step,
             model=run.network,
-            optimizer=run.job.optimizer.optimizer,
-            ema=run.job.ema.model if run.job.ema else None,
+            optimizer=job.optimizer.optimizer,
+            ema=job.ema.model if job.ema else None,
             state=state,
         )
-        checkpoint.prune(folder, keep=run.config.checkpoint.keep)
+        if job.interrupts.wish or job.is_done(progress):  # somebody waits for it
+            run.saver.wait()
 
-    distributed.from_main(run.job.accelerator, write)
+    distributed.from_main(job.accelerator, write)
+
+
+def keep_evidence(run: Run, progress: engine.Progress, error: metrics.NonFiniteError) -> None:
+    """Leave in the run folder what is needed to compute a non-finite step again."""
+    if not run.log.enabled:
+        return
+    job, split = run.job, run.dataset.train
+    ids, losses = zip(*error.images, strict=True)
+    chosen = torch.tensor(ids)
+    batch = {
+        "ids": chosen,
+        "images": torch.from_numpy(split.images[list(ids)]),
+        "labels": torch.from_numpy(split.labels[list(ids)]),
+        "losses": torch.tensor(losses),
+    }
+    draws = job.preprocess.draws(progress.epoch)
+    report = {
+        "error": str(error),
+        "step": error.step,
+        "epoch": progress.epoch + 1,
+        "learning_rate": job.learning_rate(error.step - 1),
+        "world_size": job.accelerator.num_processes,
+        "config": to_dict(run.config),
+    }
+    checkpoint.save_evidence(
+        run.log.folder / "non_finite" / f"step_{error.step:08d}",
+        model=run.network,
+        batch=batch if draws is None else {**batch, "draws": draws[chosen]},
+        report=report,
+    )
 
 
 def draw_results(run: Run, evaluation: metrics.Evaluation) -> None:
@@ -307,6 +355,8 @@ def command() -> NoReturn:
         fail(str(error), code=EXIT_USER)
     except metrics.NonFiniteError as error:
         fail(str(error), code=EXIT_FAILED)
+    except heartbeat.LostRankError as error:
+        fail(f"{error}. The same command with the same --out-dir continues", code=EXIT_FAILED, common=False)
     except interrupts.StoppedError as stop:
         fail(
             f"stopped by {stop}, its state is saved; the same command with the same --out-dir continues",

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -21,6 +22,7 @@ from alexnet_dist import files
 from alexnet_dist.config import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import nn
@@ -31,6 +33,70 @@ FORMAT = 1  # of state.json and of the optimizer's key names
 MANIFEST = "MANIFEST.json"
 SPARE_BYTES = 1 << 20  # for state, manifest and headers
 NAME = re.compile(r"step_(\d{8,})")
+SCRATCH = ".writing-"
+
+Tensors = dict[str, torch.Tensor]
+State = dict[str, Any]
+
+
+class Saver:
+    """Saves a run's checkpoints on a thread of its own, one at a time, while training goes on. Rank 0 alone has one.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        keep: how many of the newest stay, besides the best.
+        failed: called, on that thread, where a checkpoint could not be written; `wait` then says why.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, failed: Callable[[], None]) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._failed = failed
+        self._copies: dict[str, Tensors] = {}
+        self._thread: threading.Thread | None = None
+        self._error: UserError | None = None
+
+    def save(
+        self, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, state: State
+    ) -> None:
+        """Copy what is to be saved, as `save` takes it, and leave the writing to the thread.
+
+        Raises:
+            UserError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        tensors = _tensors(model, optimizer, ema)
+        self._copies = {name: _copied(part, self._copies.get(name, {})) for name, part in tensors.items()}
+        self._thread = threading.Thread(target=self._write, args=(step, state), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until all is on the disk.
+
+        Raises:
+            UserError: it could not be written; earlier checkpoints are intact.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def close(self) -> None:
+        """Wait too, where another fault ends the run: a failure here is only logged."""
+        try:
+            self.wait()
+        except UserError as error:
+            logger.warning("%s", error)
+
+    def _write(self, step: int, state: State) -> None:
+        try:
+            _write(self._folder, step=step, tensors=self._copies, state=state)
+            prune(self._folder, keep=self._keep, last_step=step)
+        except UserError as error:
+            self._error = error
+            self._failed()
 
 
 def save(
@@ -40,7 +106,7 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: nn.Module | None,
-    state: dict[str, Any],
+    state: State,
 ) -> Path:
     """Write `folder/step_<step>` and return its path; one that exists already is replaced. Rank 0 alone calls it.
 
@@ -55,13 +121,15 @@ def save(
     Raises:
         UserError: the disk is full or the folder cannot be written; the checkpoints that stand are untouched.
     """
+    return _write(folder, step=step, tensors=_tensors(model, optimizer, ema), state=state)
+
+
+def _write(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State) -> Path:
     final = folder / f"step_{step:08d}"
-    scratch = folder / f".writing-{final.name}"
-    tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
-    if ema is not None:
-        tensors["ema"] = ema.state_dict()
+    scratch = folder / f"{SCRATCH}{final.name}"
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for leftover in folder.glob(f"{SCRATCH}*"):  # of a killed process: the run folder's lock keeps others away
+            shutil.rmtree(leftover)
         scratch.mkdir(parents=True)
         _check_space(scratch, tensors)
         for name, part in tensors.items():
@@ -70,14 +138,34 @@ def save(
         manifest = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
         files.write_text(scratch / MANIFEST, json.dumps(manifest, indent=1))
         files.flush(scratch)
+        replaced = folder / f"{SCRATCH}over-{final.name}"
         if final.exists():
-            shutil.rmtree(final)
-        scratch.rename(final)
+            final.rename(replaced)
+        scratch.rename(final)  # a crash between the two loses nothing: `_finish_renaming`
         files.flush(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(f"the checkpoint {final} cannot be written: {error}. Earlier checkpoints are intact") from None
     return final
+
+
+def save_evidence(folder: Path, *, model: nn.Module, batch: Tensors, report: State) -> None:
+    """Write what a step that went wrong can be computed again from; a failure is only logged. Rank 0 alone calls it.
+
+    Args:
+        folder: a new one.
+        model: the raw module, with the weights before that step.
+        batch: its images and what is known of them.
+        report: anything JSON can hold.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_tensors(model.state_dict(), folder / "model.safetensors")
+        _save_tensors(batch, folder / "batch.safetensors")
+        files.write_text(folder / "report.json", json.dumps(report, indent=1))
+    except (OSError, safetensors.SafetensorError) as error:
+        logger.warning("%s cannot be written: %s", folder, error)
 
 
 def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> None:
@@ -101,6 +189,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         UserError: there are checkpoints and all are damaged.
     """
+    _finish_renaming(folder)
     found = checkpoints(folder)
     for path in reversed(found):
         fault = find_fault(path)
@@ -111,6 +200,14 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if found:
         raise UserError(f"all {len(found)} checkpoints in {folder} are damaged: start afresh in another --out-dir")
     return None
+
+
+def _finish_renaming(folder: Path) -> None:
+    """Give its name to a complete checkpoint that a crash left under the temporary one."""
+    for scratch in folder.glob(f"{SCRATCH}step_*"):
+        final = folder / scratch.name.removeprefix(SCRATCH)
+        if not final.exists() and find_fault(scratch) is None:
+            scratch.rename(final)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -138,9 +235,16 @@ def find_fault(path: Path) -> str | None:
     return None
 
 
-def prune(folder: Path, *, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints and the best of all. Rank 0 alone calls it, after a save."""
-    found = checkpoints(folder)
+def prune(folder: Path, *, keep: int, last_step: int) -> None:
+    """Remove all but the `keep` newest checkpoints and the best of all. Rank 0 alone calls it, after a save.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        keep: how many.
+        last_step: of the one just saved. Later ones are damaged, as the run continued from before them: they count as
+            none and are replaced when the run gets there.
+    """
+    found = [path for path in checkpoints(folder) if int(path.name.partition("_")[2]) <= last_step]
     best = max(found, key=_top1, default=None)
     for path in found[:-keep]:
         if path != best:
@@ -156,11 +260,26 @@ def _top1(path: Path) -> float:
     return top1 if isinstance(top1, float) else -1.0
 
 
-def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> dict[str, Tensors]:
+    """Return the tensors of each file, under the file's name."""
+    tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
+    return tensors if ema is None else {**tensors, "ema": ema.state_dict()}
+
+
+def _copied(tensors: Tensors, copies: Tensors) -> Tensors:
+    """Copy to the CPU, into the last save's copies where there are any: fresh memory takes twice as long."""
+    for name, tensor in tensors.items():
+        if name not in copies:
+            copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        copies[name].copy_(tensor)
+    return copies
+
+
+def _save_tensors(tensors: Tensors, path: Path) -> None:
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-def _check_space(folder: Path, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
+def _check_space(folder: Path, tensors: dict[str, Tensors]) -> None:
     needed = SPARE_BYTES + sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -21,6 +21,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     broadcast_object_list,
+    gather_object,
 )
 
 from alexnet_dist.config import Config, RuntimeConfig, UserError
@@ -64,7 +65,8 @@ def check_launch(config: Config) -> None:
     """Refuse a launch that cannot do what was asked, without starting anything.
 
     Raises:
-        UserError: processes without devices of their own, or a global batch that they cannot share equally.
+        UserError: processes without devices of their own, restarts that would not find the run again, or a global
+            batch that the processes cannot share equally.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1 and not config.runtime.cpu and not torch.cuda.is_available():
@@ -72,6 +74,8 @@ def check_launch(config: Config) -> None:
             f"the launcher started {world_size} processes and there is no GPU: they would train independently. "
             "Give --runtime.cpu for CPU processes that train together, or start one process"
         )
+    if config.out_dir is None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise UserError("--max_restarts needs --out-dir: without it each restart would begin a new run")
     share = world_size * config.optim.accumulate
     batch_size = config.data.batch_size
     if batch_size % share:
@@ -228,6 +232,21 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def on_all(compute: Callable[[], None]) -> None:
+    """Compute on every rank, which must call it.
+
+    Raises:
+        UserError: on every rank, where `compute` raises it on one: it may lie on a host that nobody looks at.
+    """
+    fault = None
+    try:
+        compute()
+    except UserError as error:
+        fault = str(error)
+    if first := next((text for text in gather_object([fault]) if text), None):
+        raise UserError(first)
 
 
 def from_main(accelerator: Accelerator, compute: Callable[[], T]) -> T:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from alexnet_dist.batches import Batch, GlobalBatches
     from alexnet_dist.config import OptimConfig
     from alexnet_dist.distributed import Hardware
+    from alexnet_dist.heartbeat import Heartbeat
     from alexnet_dist.interrupts import Interrupts
     from alexnet_dist.optim import Ema
     from alexnet_dist.preprocess import Preprocess
@@ -123,6 +124,7 @@ class Job:
     """Where training ends, in the middle of an epoch or not."""
     flops_per_image: int
     interrupts: Interrupts
+    heartbeat: Heartbeat
     blocked: torch.Tensor
     """() float32 on the device: 1 from the first non-finite gradient on; the fused optimizer then takes no step."""
 
@@ -179,6 +181,7 @@ def train_epoch(job: Job, progress: Progress) -> Iterator[Record | None]:
     window, clock = StepWindow(), _Clock()
     for batch in clock.timed(job.train_loader):
         lr = job.learning_rate(progress.step)
+        job.heartbeat.beat()
         window.add(*_train_step(job, batch, draws, step=progress.step, lr=lr))
         progress.step += 1
         progress.batch += 1
@@ -214,6 +217,7 @@ def _train_step(
             with record_function("forward"):
                 logits = job.model(inputs).float()
                 loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=job.optim.label_smoothing)
+            job.heartbeat.beat()
             with record_function("backward"):
                 job.accelerator.backward(loss.sum() / share)
         losses.append(loss.detach())
@@ -274,14 +278,17 @@ def _check_finite(job: Job, window: StepWindow, losses: list[float], norms: list
     for index, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
         if math.isfinite(loss) and (scaled or math.isfinite(norm)):
             continue
-        suspects = sorted(gather_object(window.suspects(index)))
+        images = gather_object(window.images(index))
+        suspects = sorted(image for image, its_loss in images if not math.isfinite(its_loss))
         what = "loss" if suspects else "gradient"
-        ids = suspects or sorted(gather_object([int(i) for i in window.ids[index].tolist()]))
+        ids = suspects or sorted(image for image, _ in images)
         more = f" and {len(ids) - MOST_NAMED_IDS} more" if len(ids) > MOST_NAMED_IDS else ""
         raise NonFiniteError(
             f"the {what} of step {first_step + index} is not finite (images {ids[:MOST_NAMED_IDS]}{more} of the "
             "training split). The weights are those before that step. Try a lower --optim.lr, a longer "
-            "--optim.warmup-epochs, or --optim.clip-norm"
+            "--optim.warmup-epochs, or --optim.clip-norm",
+            step=first_step + index,
+            images=images,
         )
 
 
@@ -301,6 +308,7 @@ def evaluate(job: Job) -> Evaluation | None:
                 logits = module(job.preprocess(batch["images"]))
             losses = F.cross_entropy(logits.float(), batch["labels"], reduction="none")
             counts.add(logits, batch["labels"], losses)
+        job.heartbeat.beat()
         if job.interrupts.agree() is Wish.STOP:
             return None
     confusion = job.accelerator.reduce(counts.confusion, "sum").view(job.num_classes, job.num_classes).cpu().numpy()

@@ -7,6 +7,7 @@ second time does at once what it does in any program.
 from __future__ import annotations
 
 import contextlib
+import queue
 import signal
 import threading
 import time
@@ -67,7 +68,7 @@ class Interrupts:
         self.signal = signal.SIGTERM
         """The signal that asked for the end, if it came to this rank."""
         self._request = folder / REQUEST if accelerator.is_main_process else None
-        self._own = Wish.NOTHING
+        self._own: queue.SimpleQueue[Wish] = queue.SimpleQueue()  # made for signal handlers: nothing is lost in between
         self._seen: set[int] = set()
         self._looked = 0.0
         # Gradients may travel over NCCL, whose results only the device can wait for: this group is the host's.
@@ -97,7 +98,18 @@ class Interrupts:
                 signal.raise_signal(number)
             self._seen.add(number)
             self.signal = signal.Signals(number)
-        self._own = max(self._own, wish)
+        self.ask(wish)
+
+    def ask(self, wish: Wish) -> None:
+        """Note a wish of this rank; any thread may call it."""
+        self._own.put(wish)
+
+    def _asked(self) -> Wish:
+        """Return the largest wish since the last call."""
+        largest = Wish.NOTHING
+        while not self._own.empty():
+            largest = max(largest, self._own.get_nowait())
+        return largest
 
     def agree(self) -> Wish:
         """Bring `wish` up to date and return it. Every rank must call it, after every step.
@@ -106,12 +118,10 @@ class Interrupts:
         """
         self._look()
         if self._group is None:
-            self.wish = max(self.wish, self._own)
-            self._own = Wish.NOTHING
+            self.wish = max(self.wish, self._asked())
         else:
             self.wish = max(self.wish, self._arrived())
-            mine = torch.tensor(int(self._own))
-            self._own = Wish.NOTHING
+            mine = torch.tensor(int(self._asked()))
             self._pending = (mine, dist.all_reduce(mine, dist.ReduceOp.MAX, group=self._group, async_op=True))
         return self.wish
 
@@ -139,4 +149,4 @@ class Interrupts:
         self._looked = time.monotonic()
         if self._request.exists():
             self._request.unlink(missing_ok=True)
-            self._own = max(self._own, Wish.SAVE)
+            self.ask(Wish.SAVE)

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient of a step is NaN or infinite; no optimizer step was taken from it on."""
+    """The loss or the gradient of a step is NaN or infinite; no optimizer step was taken from it on.
+
+    Args:
+        message: for the user.
+        step: which one, counted from 1.
+        images: (id, loss) of the global batch's images, in the order of the ranks.
+    """
+
+    def __init__(self, message: str, *, step: int, images: list[tuple[int, float]]) -> None:
+        super().__init__(message)
+        self.step = step
+        self.images = images
 
 
 @dataclass
@@ -46,9 +57,9 @@ class StepWindow:
         """Return (steps,) float64: the sum of this rank's losses of each step, to be summed over ranks."""
         return torch.stack([losses.double().sum() for losses in self.losses])
 
-    def suspects(self, index: int) -> list[int]:
-        """Return the ids of a step's images on this rank whose loss is not finite. Waits for the device."""
-        return [int(i) for i in self.ids[index][~torch.isfinite(self.losses[index])].tolist()]
+    def images(self, index: int) -> list[tuple[int, float]]:
+        """Return the id and the loss of a step's images on this rank. Waits for the device."""
+        return list(zip(self.ids[index].tolist(), self.losses[index].tolist(), strict=True))
 
 
 class EvalCounts:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -158,10 +159,20 @@ def test_any_content_is_a_fault_and_never_a_crash(tmp_path_factory, name, conten
 def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step, top1 in ((1, 0.3), (2, 0.9), (3, None), (4, 0.5), (5, 0.6)):
         save(tmp_path, step=step, top1=top1)
-    checkpoint.prune(tmp_path, keep=2)
+    checkpoint.prune(tmp_path, keep=2, last_step=5)
     assert [path.name[-1] for path in checkpoint.checkpoints(tmp_path)] == ["2", "4", "5"]
-    checkpoint.prune(tmp_path, keep=1)
+    checkpoint.prune(tmp_path, keep=1, last_step=5)
     assert [path.name[-1] for path in checkpoint.checkpoints(tmp_path)] == ["2", "5"]
+
+
+def test_prune_never_counts_a_damaged_checkpoint_that_the_run_was_continued_from_before(tmp_path):
+    for step in (5, 9):
+        save(tmp_path, step=step)
+    flip(tmp_path / "step_00000009" / "model.safetensors")
+    assert checkpoint.newest(tmp_path)[0].name == "step_00000005"
+    save(tmp_path, step=6)
+    checkpoint.prune(tmp_path, keep=1, last_step=6)
+    assert checkpoint.newest(tmp_path)[0].name == "step_00000006"
 
 
 def test_saving_again_replaces(tmp_path):
@@ -223,7 +234,29 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one(tmp_path, moment)
     save(tmp_path, step=1)
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 9, ended.stderr
-    assert checkpoint.newest(tmp_path)[0].name == "step_00000001"
+    complete = moment == "rename"  # all of it was on the disk, only its name was missing
+    assert checkpoint.newest(tmp_path)[0].name == f"step_0000000{1 + complete}"
+    save(tmp_path, step=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000002"]
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_one(tmp_path, renames):
+    """The only checkpoint there is, and the process dies between the two renames that replace it, or before both."""
+    code = (
+        "import os, sys; sys.path[:0] = ['tests', '.']; from pathlib import Path; import test_checkpoint as t\n"
+        "rename, calls = Path.rename, []\n"
+        "def dying(self, to):\n"
+        f"    if len(calls) == {renames}: os._exit(9)\n"
+        "    calls.append(1)\n"
+        "    return rename(self, to)\n"
+        "Path.rename = dying\n"
+        f"t.save(Path({str(tmp_path)!r}), step=1, progress='new')\n"
+    )
+    save(tmp_path, step=1, progress="old")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 9, ended.stderr
+    assert checkpoint.newest(tmp_path)[1]["progress"] == ("new" if renames else "old")
     save(tmp_path, step=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000002"]
 
@@ -253,3 +286,78 @@ def test_nothing_in_a_checkpoint_is_pickled(tmp_path):
     for file in path.iterdir():
         assert b"\x80\x04" not in file.read_bytes()[:64]
         assert file.suffix in (".safetensors", ".json")
+
+
+# ---- in the background ----------------------------------------------------------------------------------------------
+
+
+def saver(folder: Path, *, keep: int = 2, failed=lambda: None) -> checkpoint.Saver:
+    return checkpoint.Saver(folder, keep=keep, failed=failed)
+
+
+def test_saver_writes_what_save_writes(tmp_path):
+    model, optimizer = trained()
+    average = network(seed=5)
+    expected = save(tmp_path / "a", model=model, optimizer=optimizer, ema=average, progress={"step": 7})
+    background = saver(tmp_path / "b")
+    background.save(step=7, model=model, optimizer=optimizer, ema=average, state={"progress": {"step": 7}})
+    background.wait()
+    written = tmp_path / "b" / expected.name
+    assert sorted(path.name for path in written.iterdir()) == sorted(path.name for path in expected.iterdir())
+    assert all((written / path.name).read_bytes() == path.read_bytes() for path in expected.iterdir())
+
+
+def test_training_goes_on_while_the_saver_writes_and_does_not_change_what_it_writes(tmp_path, monkeypatch):
+    model, optimizer = trained()
+    expected = save(tmp_path / "now", model=model, optimizer=optimizer)
+    moved = threading.Event()
+    write = checkpoint._save_tensors
+    monkeypatch.setattr(checkpoint, "_save_tensors", lambda *a: (moved.wait(60), write(*a)))
+    background = saver(tmp_path / "later")
+    background.save(step=7, model=model, optimizer=optimizer, ema=None, state={})
+    trained(steps=4, model=model, optimizer=optimizer)  # returns although nothing is written yet
+    assert checkpoint.newest(tmp_path / "later") is None
+    moved.set()
+    background.wait()
+    for name in ("model", "optimizer"):
+        later = safetensors.torch.load_file(tmp_path / "later" / expected.name / f"{name}.safetensors")
+        assert_same(later, safetensors.torch.load_file(expected / f"{name}.safetensors"))
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_saver_takes_one_at_a_time_and_prunes(tmp_path):
+    model, optimizer = trained()
+    background = saver(tmp_path, keep=1)
+    for step in (1, 2, 3):
+        background.save(step=step, model=model, optimizer=optimizer, ema=None, state={"progress": step, "top1": None})
+    background.wait()
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)][-1] == "step_00000003"
+    assert len(checkpoint.checkpoints(tmp_path)) <= 2  # the newest, and the best, all being equally good
+
+
+def test_what_the_saver_cannot_write_is_told_at_once_and_raised_later(tmp_path, monkeypatch):
+    model, optimizer = trained()
+    told = threading.Event()
+    background = saver(tmp_path, failed=told.set)
+    background.save(step=1, model=model, optimizer=optimizer, ema=None, state={})
+    background.wait()
+    monkeypatch.setattr(checkpoint, "_check_space", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    background.save(step=2, model=model, optimizer=optimizer, ema=None, state={})
+    assert told.wait(60)
+    with pytest.raises(UserError, match=r"step_00000002 cannot be written: .*full.*Earlier checkpoints are intact"):
+        background.save(step=3, model=model, optimizer=optimizer, ema=None, state={})
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    background.wait()  # it was said once
+
+
+def test_closing_logs_a_failure(tmp_path, monkeypatch, caplog):
+    model, optimizer = trained()
+    background = saver(tmp_path)
+    monkeypatch.setattr(checkpoint, "_check_space", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    background.save(step=2, model=model, optimizer=optimizer, ema=None, state={})
+    background.close()
+    assert "cannot be written" in caplog.text

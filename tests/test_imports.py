@@ -14,14 +14,14 @@ LEVELS = [
     {"imagedata", "layers"},
     {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures", "tracing"},
     {"data"},
-    {"distributed", "runlog", "checkpoint", "console", "interrupts"},
+    {"distributed", "runlog", "checkpoint", "console", "interrupts", "heartbeat"},
     {"engine", "cards"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HOMES = {
     "wandb": {"runlog"},
     "tensorboard": {"runlog"},
-    "accelerate": {"distributed", "interrupts", "engine", "cards", "train"},
+    "accelerate": {"distributed", "interrupts", "heartbeat", "engine", "cards", "train"},
     "datasets": {"data", "decode"},
     "matplotlib": {"figures"},
     "tyro": {"config"},

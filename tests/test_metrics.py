@@ -149,8 +149,9 @@ def test_window_sums_each_step_in_double_precision(window):
     assert torch.stack(window.gradient_norms)[[0, 2]].tolist() == [0.5, 1.5]
 
 
-def test_window_names_the_images_whose_loss_is_not_finite(window):
-    assert [window.suspects(index) for index in range(3)] == [[], [9, 5, 6], []]
+def test_window_tells_each_images_loss(window):
+    assert [image for image, loss in window.images(1) if not math.isfinite(loss)] == [9, 5, 6]
+    assert [loss for _, loss in window.images(0)] == window.losses[0].tolist()
 
 
 def test_windows_share_nothing():
