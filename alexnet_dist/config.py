@@ -360,13 +360,13 @@ def changed_fields(recorded: dict[str, Any], config: Config) -> list[str]:
     """Name the fields that differ from a recorded configuration and that a resumed run must not change.
 
     Args:
-        recorded: what `to_dict` gave when the run began.
+        recorded: what `to_dict` gave when the run began; a field that did not exist then had today's default.
         config: the configuration of now.
 
     Returns:
         Lines such as `optim.lr: 0.0005 -> 0.001`.
     """
-    before, now = flat(recorded), flat(to_dict(config))
+    before, now = flat(to_dict(Config())) | flat(recorded), flat(to_dict(config))
     return [
         f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted(before.keys() | now.keys())

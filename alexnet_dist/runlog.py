@@ -180,8 +180,11 @@ class RunLog:
         if not self.enabled or record is None:
             return
         self.records.append(record)
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_json(record) + "\n")
+        try:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(_json(record) + "\n")
+        except OSError as error:
+            raise UserError(f"the run folder {self.folder} cannot be written: {error}") from None
         self._each("log", record)
 
     def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str], *, prefix: str) -> None:
@@ -198,13 +201,20 @@ class RunLog:
         """Write summary.json and the trackers' summaries."""
         if not self.enabled:
             return
-        files.write_text(self.folder / "summary.json", _json(summary, indent=1) + "\n")
+        self._note("summary.json", _json(summary, indent=1) + "\n")
         self._each("summary", summary)
 
     def mark_preempted(self, reason: str) -> None:
         """Leave a file that says that the run was stopped and can be continued; continuing removes it."""
         if self.enabled:
-            files.write_text(self.folder / PREEMPTED, reason + "\n")
+            self._note(PREEMPTED, reason + "\n")
+
+    def _note(self, name: str, text: str) -> None:
+        """Write a file at the end of a run, whose own ending a full disk must not hide."""
+        try:
+            files.write_text(self.folder / name, text)
+        except OSError as error:
+            logger.error("%s cannot be written: %s", self.folder / name, error)
 
     def close(self) -> None:
         """End the trackers; waits for uploads, but not for ever."""

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alexnet_dist import checkpoint, optim
+from alexnet_dist import checkpoint, engine, optim
 from alexnet_dist.config import OptimConfig, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -361,3 +362,19 @@ def test_closing_logs_a_failure(tmp_path, monkeypatch, caplog):
     background.save(step=2, model=model, optimizer=optimizer, ema=None, state={})
     background.close()
     assert "cannot be written" in caplog.text
+
+
+def test_the_previous_releases_checkpoint_continues(tmp_path):
+    """R20. It was written by version 0.1.0, before there was a GradScaler's state; `trained()` is how its run began."""
+    shutil.copytree(ROOT / "tests" / "fixtures" / "checkpoints_0.1", tmp_path / "checkpoints")
+    path, state = checkpoint.newest(tmp_path / "checkpoints")
+    assert engine.Progress(**state["progress"]).best_top1 == 0.25
+    model = network(seed=1)
+    optimizer = optim.build(model, OptimConfig(name="adam", lr=0.01))
+    checkpoint.load(path, model=model, optimizer=optimizer, ema=None)
+    assert_same(model.state_dict(), safetensors.torch.load_file(path / "model.safetensors"))
+    then, its_optimizer = trained()
+    trained(steps=4, model=model, optimizer=optimizer)
+    trained(steps=4, model=then, optimizer=its_optimizer)
+    for ours, theirs in zip(model.parameters(), then.parameters(), strict=True):  # another machine rounds otherwise
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -194,3 +194,10 @@ def test_lecture_recipe_is_the_lecture():
     )
     assert (config.data.augment, config.data.normalize) == (False, False)
     assert (config.optim.name, config.optim.lr, config.optim.schedule) == ("adam", 1e-4, "constant")
+
+
+def test_a_field_that_an_older_version_did_not_have_counts_as_its_default():
+    recorded = to_dict(parse([]))
+    del recorded["optim"]["ema"]
+    assert changed_fields(recorded, parse([])) == []
+    assert changed_fields(recorded, parse(["--optim.ema", "0.9"])) == ["optim.ema: None -> 0.9"]

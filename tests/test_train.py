@@ -14,10 +14,10 @@ import torch
 import torchvision
 import yaml
 from PIL import Image
-from tiny import equal, losses, records, run, run_with_ids, summary, tiny_alexnet, weights, without_clocks
+from tiny import FLAGS, equal, losses, records, run, run_with_ids, summary, tiny_alexnet, weights, without_clocks
 
 import train
-from alexnet_dist import engine, metrics
+from alexnet_dist import data, engine, metrics
 from alexnet_dist.config import UserError, parse
 
 ROOT = Path(__file__).parent.parent
@@ -230,6 +230,18 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     assert "step 2" in str(caught.value)
     assert str(poisoned[0]) in str(caught.value)
     assert summary(tmp_path / "bad")["status"] == "non-finite"
+    evidence = tmp_path / "bad" / "non_finite" / "step_00000002"
+    assert equal(safetensors.torch.load_file(evidence / "model.safetensors"), weights(good))
+    batch = safetensors.torch.load_file(evidence / "batch.safetensors")
+    split = data.load(parse(FLAGS).data).train
+    assert torch.equal(batch["images"], torch.from_numpy(split.images[batch["ids"].numpy()]))
+    assert torch.equal(batch["labels"], torch.from_numpy(split.labels[batch["ids"].numpy()]))
+    assert batch["draws"].shape == (16, 3)
+    bad = batch["ids"][~batch["losses"].isfinite()].tolist()
+    assert bad == (poisoned if place == "loss" else [])
+    report = json.loads((evidence / "report.json").read_text())
+    assert (report["step"], report["epoch"], report["config"]["seed"]) == (2, 1, 0)
+    assert not list((tmp_path / "bad" / "checkpoints").glob("*")), "evidence is nothing to continue from"
 
 
 def test_collapse_is_reported(tmp_path, capsys):
