@@ -189,13 +189,13 @@ def resume(config: Config, dataset: ImageData, network: nn.Module, job: engine.J
     if found is None:
         return engine.Progress()
     path, state = found
-    if state["fingerprint"] != dataset.fingerprint:
+    if state.get("fingerprint") != dataset.fingerprint:
         raise UserError(f"{path} was trained on other images: name the same data set, or choose another --out-dir")
     ema = job.ema.model if job.ema else None
     distributed.on_all(lambda: checkpoint.load(path, model=network, optimizer=job.optimizer.optimizer, ema=ema))
     if job.accelerator.scaler is not None and state.get("scaler"):  # another precision has none
         job.accelerator.scaler.load_state_dict(state["scaler"])
-    return engine.Progress(**state["progress"])
+    return engine.Progress.of(state.get("progress"))
 
 
 def train(run: Run, progress: engine.Progress) -> None:

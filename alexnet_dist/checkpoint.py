@@ -34,6 +34,14 @@ MANIFEST = "MANIFEST.json"
 SPARE_BYTES = 1 << 20  # for state, manifest and headers
 NAME = re.compile(r"step_(\d{8,})")
 SCRATCH = ".writing-"
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # what odd files make readers raise
 
 Tensors = dict[str, torch.Tensor]
 State = dict[str, Any]
@@ -179,7 +187,15 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, ema:
         _restore_optimizer(model, optimizer, safetensors.torch.load_file(path / "optimizer.safetensors"))
         if ema is not None:
             ema.load_state_dict(safetensors.torch.load_file(path / "ema.safetensors"))
-    except (OSError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise UserError(f"the checkpoint {path} does not fit this run: {error}") from None
 
 
@@ -225,12 +241,14 @@ def find_fault(path: Path) -> str | None:
         if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= manifest.keys():
             return "its manifest lacks files"
         for name, expected in manifest.items():
+            if "/" in name or name == ".." or (path / name).is_symlink():
+                return f"its manifest names {name}, which is no file of its own"
             if _describe(path / name) != expected:
                 return f"{name} is not what was written"
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             return f"its format is {state['format']}, and this version reads {FORMAT}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -302,11 +320,16 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
+    kinds = {key.partition(":")[0] for key in tensors}
+    if odd := tensors.keys() ^ {f"{kind}:{name}" for kind in kinds for name in parameters}:
+        raise KeyError(f"the optimizer's state has too little or too much: {min(odd)}")
     positions = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         kind, _, name = key.partition(":")
         parameter = parameters[name]
+        if value.shape not in (parameter.shape, torch.Size()) or value.dtype != parameter.dtype:
+            raise ValueError(f"the optimizer's {key} has the shape {tuple(value.shape)} and the type {value.dtype}")
         # Fused optimizers walk parameter and state as flat memory: the state must have the parameter's strides.
         fitted = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
         state.setdefault(positions[parameter], {})[kind] = fitted

@@ -314,15 +314,23 @@ def _read_yaml(path: Path) -> list[str]:
 
 
 def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:
+    """Turn `{"optim": {"lr": 1}}` into `["--optim.lr=1"]`.
+
+    Nothing nests deeper than sections, so a file whose aliases multiply to billions of values is refused, not expanded.
+    """
     tokens: list[str] = []
     for key, value in mapping.items():
         name = f"{prefix}{key}".replace("_", "-")
         if isinstance(value, dict):
+            if prefix != "--":
+                raise UserError(f"{name} cannot hold a mapping: options are grouped in sections, one level deep")
             tokens += _flatten(value, prefix=f"{prefix}{key}.")
         elif isinstance(value, bool):
             head, _, last = name.removeprefix("--").rpartition(".")
             tokens.append(name if value else f"--{head}{'.' if head else ''}no-{last}")
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | set):
+            if any(isinstance(item, dict | list | tuple | set) for item in value):
+                raise UserError(f"{name} cannot hold lists of lists or mappings")
             tokens += [name, *map(str, value)]
         else:
             tokens.append(f"{name}={value}")

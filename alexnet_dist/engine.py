@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.profiler import record_function
 
 from alexnet_dist import seeds
+from alexnet_dist.config import UserError
 from alexnet_dist.interrupts import Wish
 from alexnet_dist.metrics import EvalCounts, Evaluation, NonFiniteError, StepWindow
 
@@ -66,6 +68,22 @@ class Progress:
     """Of the whole run so far, over all its parts."""
     evaluated: int = 0
     """The step after which the last evaluation was."""
+
+    @classmethod
+    def of(cls, recorded: object) -> Progress:
+        """Take up what a checkpoint recorded.
+
+        Raises:
+            UserError: it is no run's progress.
+        """
+        kinds: dict[str, Any] = {"int": int, "float": (int, float)}
+        kinds |= {"int | None": (int, NoneType), "float | None": (int, float, NoneType)}
+        names = {each.name: kinds[str(each.type)] for each in fields(cls)}
+        if isinstance(recorded, dict) and recorded.keys() <= names.keys():  # a later version may have added some
+            wrong = [name for name, value in recorded.items() if not isinstance(value, names[name])]
+            if not wrong:
+                return cls(**recorded)
+        raise UserError("the checkpoint's state.json does not say where its run stood: continue from an earlier one")
 
     def end_epoch(self, job: Job, evaluation: Evaluation, *, seconds: float) -> Record:
         """Take in an epoch's evaluation; an epoch that was cut short stays the current one.
