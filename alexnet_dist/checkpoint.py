@@ -34,14 +34,8 @@ MANIFEST = "MANIFEST.json"
 SPARE_BYTES = 1 << 20  # for state, manifest and headers
 NAME = re.compile(r"step_(\d{8,})")
 SCRATCH = ".writing-"
-DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)  # what odd files make readers raise
+# What odd files make their readers raise.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 Tensors = dict[str, torch.Tensor]
 State = dict[str, Any]
@@ -187,15 +181,7 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, ema:
         _restore_optimizer(model, optimizer, safetensors.torch.load_file(path / "optimizer.safetensors"))
         if ema is not None:
             ema.load_state_dict(safetensors.torch.load_file(path / "ema.safetensors"))
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        safetensors.SafetensorError,
-    ) as error:
+    except (*DAMAGED, RuntimeError, safetensors.SafetensorError) as error:
         raise UserError(f"the checkpoint {path} does not fit this run: {error}") from None
 
 

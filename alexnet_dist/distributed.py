@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
 from accelerate import Accelerator
 from accelerate.utils import (
     DataLoaderConfiguration,
@@ -102,6 +103,9 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
         torch.backends.cudnn.benchmark = True  # every batch has one shape, so its search is paid once
         torch.set_float32_matmul_precision("high")  # TF32, for --runtime.precision fp32
     precision = resolve_precision(config.runtime, use_cpu=use_cpu)
+    timeout = timedelta(seconds=config.runtime.timeout_seconds)
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
     hooks = {"none": "NO", "bf16": "BF16", "fp16": "FP16"}
     accelerator = Accelerator(
         cpu=config.runtime.cpu or torch.backends.mps.is_available(),  # Apple's GPUs lack float64, which sums losses
@@ -115,7 +119,7 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
                 static_graph=config.optim.accumulate == 1,  # no_sync changes which steps reduce
                 comm_hook=DDPCommunicationHookType[hooks[config.runtime.comm_hook]],
             ),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.runtime.timeout_seconds)),
+            InitProcessGroupKwargs(timeout=timeout),
         ],
     )
     started = int(os.environ.get("WORLD_SIZE", "1"))
@@ -128,6 +132,21 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
     if accelerator.gradient_accumulation_steps != 1:
         raise UserError("the launcher sets gradient accumulation steps: leave that out and give --optim.accumulate")
     return accelerator, precision
+
+
+def _join_again(backend: str, *, timeout: timedelta) -> None:
+    """Form the process group after a restart of the launcher, under keys that the dead processes did not write.
+
+    Torch's own rendezvous takes it that each restart has a new store (`_create_c10d_store`), but `accelerate launch`
+    keeps one for all: ranks would connect to addresses on which nobody listens any more, and fail several times.
+    Accelerate uses the group that it finds.
+    """
+    attempt, rank, world_size = (int(os.environ[name]) for name in ("TORCHELASTIC_RESTART_COUNT", "RANK", "WORLD_SIZE"))
+    store = dist.TCPStore(  # type: ignore[attr-defined] # missing from its list of names
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout
+    )
+    own = dist.PrefixStore(f"alexnet_dist/attempt_{attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def keep_freed_memory() -> None:

@@ -40,6 +40,7 @@ WandbMode = Literal["online", "offline", "disabled"]
 STEP_AXIS = ("train/*", "optim/*", "perf/*")
 EPOCH_AXIS = ("val/*", "kernels/*", "per_class/*")
 PREEMPTED = "PREEMPTED"
+INIT_SECONDS = 30  # then the run is recorded offline; wandb's own limit is 90
 FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
 
 
@@ -324,7 +325,12 @@ class WandbTracker:
         import wandb  # 0.6 s
 
         self._wandb = wandb
-        settings = wandb.Settings(silent=True, save_code=False, **_known_settings(wandb, finish_timeout=FINISH_SECONDS))
+        settings = wandb.Settings(
+            silent=True,
+            save_code=False,
+            disable_git=True,  # a remote's address may hold a token, and a diff anything
+            **_known_settings(wandb, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS),
+        )
         arguments: Record = {
             "project": config.project,
             "entity": config.entity,
@@ -343,9 +349,11 @@ class WandbTracker:
                 raise
             logger.warning("W&B is not reachable (%s): this run is recorded offline", error)
             mode, reason = "offline", "not reachable"
+            wandb.teardown()  # its service still holds the run's id
             self._run = wandb.init(mode=mode, **arguments)
         sync = f", later: wandb sync {Path(self._run.dir).parent}" if mode == "offline" else ""
         address = f" {self._run.url}" if mode == "online" else ""
+        self._online = mode == "online"
         self.where = f"W&B {mode} ({reason}){address}{sync}"
         self._run.define_metric("global_step", hidden=True)
         self._run.define_metric("epoch", hidden=True)
@@ -369,7 +377,10 @@ class WandbTracker:
 
     def close(self) -> None:
         """Finish the run; what is not uploaded by then waits on the disk for `wandb sync`."""
+        began = time.monotonic()
         self._run.finish()
+        if self._online and time.monotonic() - began >= FINISH_SECONDS:
+            logger.warning("W&B did not take all in time: wandb sync %s", Path(self._run.dir).parent)
 
 
 def _known_settings(wandb: Any, **settings: object) -> dict[str, Any]:  # noqa: ANN401 - the module

@@ -1,0 +1,314 @@
+"""Break the code on purpose, one promise at a time, and see the test that holds the promise fail.
+
+    python tests/mutations.py            # all; some ten minutes
+    python tests/mutations.py R7 R17     # those whose name begins so
+
+Works on a copy, prints the rows of the table in docs/reliability.md, and ends with 1 if a mutation was not caught. The
+long proofs of `make test-long` are not repeated here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One way to break a promise."""
+
+    name: str
+    words: str
+    path: str
+    old: str
+    new: str
+    test: str
+
+
+PACKAGE = "alexnet_dist"
+MUTATIONS = [
+    Mutation(
+        "R1",
+        "a resumed epoch begins at its first batch",
+        f"{PACKAGE}/batches.py",
+        "self.first_batch = batch",
+        "self.first_batch = 0",
+        "test_train.py::test_stopped_and_resumed_run_equals_an_undisturbed_one",
+    ),
+    Mutation(
+        "R1 background",
+        "the saver's thread writes the live weights instead of copies",
+        f"{PACKAGE}/checkpoint.py",
+        "        copies[name].copy_(tensor)\n",
+        "        copies[name] = tensor\n",
+        "test_checkpoint.py::test_training_goes_on_while_the_saver_writes_and_does_not_change_what_it_writes",
+    ),
+    Mutation(
+        "R1 mid-save",
+        "files are written under the final name",
+        f"{PACKAGE}/checkpoint.py",
+        '    scratch = folder / f"{SCRATCH}{final.name}"\n',
+        "    scratch = final\n",
+        "test_checkpoint.py::test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one",
+    ),
+    Mutation(
+        "R1 replace",
+        "an old checkpoint is deleted before the new one has its name",
+        f"{PACKAGE}/checkpoint.py",
+        "            final.rename(replaced)\n",
+        "            shutil.rmtree(final)\n",
+        "test_checkpoint.py::test_a_kill_while_a_checkpoint_is_replaced_leaves_one",
+    ),
+    Mutation(
+        "R2",
+        "the order of images forgets the epoch",
+        f"{PACKAGE}/batches.py",
+        'generator(self.seed, "order", self.epoch)',
+        'generator(self.seed, "order", self.first_batch)',
+        "test_train.py::test_a_resumed_run_sees_each_image_as_the_undisturbed_one_does",
+    ),
+    Mutation(
+        "R2 records",
+        "records beyond the checkpoint stay",
+        f"{PACKAGE}/runlog.py",
+        'record.get("global_step", last_step + 1) <= last_step',
+        "True",
+        "test_runlog.py::test_resuming_cuts_later_records_and_a_torn_line",
+    ),
+    Mutation(
+        "R3",
+        "a failed collective is not explained",
+        f"{PACKAGE}/heartbeat.py",
+        "if not COLLECTIVE.search(str(error)):",
+        "if True:",
+        "test_heartbeat.py::test_a_killed_rank_is_named_and_ends_the_other",
+    ),
+    Mutation(
+        "R3 restarts",
+        "restarts without a folder are let through",
+        f"{PACKAGE}/distributed.py",
+        'get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"',
+        'get("NOTHING", "0") != "0"',
+        "test_heartbeat.py::test_restarts_without_a_folder_to_find_again_are_refused",
+    ),
+    Mutation(
+        "R4 stopped",
+        "silence is never noticed",
+        f"{PACKAGE}/heartbeat.py",
+        "if age > SILENCE * self._period]",
+        "if age > 1e9]",
+        "test_heartbeat.py::test_a_stopped_rank_is_named_and_ends_the_other",
+    ),
+    Mutation(
+        "R4 hanging",
+        "the thread beats although its rank does not move",
+        f"{PACKAGE}/heartbeat.py",
+        'f"{self._told} {self._progress}"',
+        'f"{self._told} {self._told}"',
+        "test_heartbeat.py::test_a_rank_that_hangs_in_its_own_code_is_named_by_itself_and_the_other",
+    ),
+    Mutation(
+        "R5",
+        "only gloo's own errors count, not a reset connection",
+        f"{PACKAGE}/heartbeat.py",
+        '"gloo|nccl|connection (closed|reset)|timed out"',
+        '"never"',
+        "test_heartbeat.py::test_a_failing_exchange_ends_all_ranks_and_the_run_continues_to_the_bit",
+    ),
+    Mutation(
+        "R6",
+        "a rank acts on its own signal without agreement",
+        f"{PACKAGE}/interrupts.py",
+        "            self.wish = max(self.wish, self._arrived())\n",
+        "            self.wish = max(self.wish, self._asked())\n",
+        "test_interrupts.py::test_a_signal_to_one_rank_stops_both_at_the_same_step",
+    ),
+    Mutation(
+        "R6 again",
+        "the second signal only asks again",
+        f"{PACKAGE}/interrupts.py",
+        "if number in self._seen:",
+        "if number is None:",
+        "test_interrupts.py::test_the_same_signal_again_ends_at_once",
+    ),
+    Mutation(
+        "R7",
+        "sums are not compared",
+        f"{PACKAGE}/checkpoint.py",
+        "if _describe(path / name) != expected:",
+        "if not (path / name).exists():",
+        "test_checkpoint.py::test_damage_falls_back_loudly_and_never_to_a_fresh_start",
+    ),
+    Mutation(
+        "R7 prune",
+        "a damaged later checkpoint counts as the newest",
+        f"{PACKAGE}/checkpoint.py",
+        "<= last_step]",
+        ">= 0]",
+        "test_checkpoint.py::test_prune_never_counts_a_damaged_checkpoint_that_the_run_was_continued_from_before",
+    ),
+    Mutation(
+        "R8",
+        "nobody is told of a failed background save",
+        f"{PACKAGE}/checkpoint.py",
+        "            self._failed()\n",
+        "            pass\n",
+        "test_disk.py::test_a_save_that_fails_in_the_background_ends_the_run_soon",
+    ),
+    Mutation(
+        "R8 room",
+        "room is not looked for",
+        f"{PACKAGE}/checkpoint.py",
+        "    if free < needed:",
+        "    if free < 0:",
+        "test_disk.py::test_room_is_looked_for_before_anything_is_written",
+    ),
+    Mutation(
+        "R9",
+        "the optimizer is not blocked",
+        f"{PACKAGE}/engine.py",
+        "        job.optimizer.optimizer.found_inf = job.blocked\n",
+        "        pass\n",
+        "test_train.py::test_non_finite_step_is_never_taken",
+    ),
+    Mutation(
+        "R9 ranks",
+        "each rank looks at its own images only",
+        f"{PACKAGE}/engine.py",
+        "images = gather_object(window.images(index))",
+        "images = window.images(index)",
+        "test_ddp.py::test_nan_on_one_rank_stops_both_with_the_same_words",
+    ),
+    Mutation(
+        "R10",
+        "augmentation depends on the batch's split over ranks",
+        f"{PACKAGE}/engine.py",
+        "None if draws is None else draws[ids])",
+        "None if draws is None else draws[: len(ids)])",
+        "test_ddp.py::test_two_ranks_have_the_same_losses_and_gradients",
+    ),
+    Mutation(
+        "R11",
+        "the last evaluation batch is filled up with images seen before",
+        f"{PACKAGE}/distributed.py",
+        "even_batches=False",
+        "even_batches=True",
+        "test_ddp.py::test_evaluation_counts_every_image_once_at_an_indivisible_size",
+    ),
+    Mutation(
+        "R12",
+        "label smoothing of 0.001 slips in",
+        f"{PACKAGE}/engine.py",
+        "label_smoothing=job.optim.label_smoothing",
+        "label_smoothing=1e-3",
+        "test_engine.py::test_golden_losses",
+    ),
+    Mutation(
+        "R15",
+        "a file's damage escapes as the reader's own error",
+        f"{PACKAGE}/checkpoint.py",
+        "except (*DAMAGED, RuntimeError, safetensors.SafetensorError) as error:",
+        "except OSError as error:",
+        "test_fuzz.py::test_any_sealed_safetensors_file_loads_or_is_refused",
+    ),
+    Mutation(
+        "R15 state",
+        "progress is taken as it comes",
+        f"{PACKAGE}/engine.py",
+        "            if not wrong:\n",
+        "            if True:\n",
+        "test_fuzz.py::test_a_run_does_not_continue_from_a_sealed_state_that_is_nonsense",
+    ),
+    Mutation(
+        "R15 YAML",
+        "lists of lists are expanded",
+        f"{PACKAGE}/config.py",
+        "if any(isinstance(item, dict | list | tuple | set) for item in value):",
+        "if False:",
+        "test_fuzz.py::test_aliases_that_multiply_are_refused_at_once",
+    ),
+    Mutation(
+        "R16",
+        "chance counts as learning",
+        f"{PACKAGE}/metrics.py",
+        "if self.top1 == 1:",
+        "if True:",
+        "test_train.py::test_collapse_is_reported",
+    ),
+    Mutation(
+        "R17",
+        "the lock is not taken",
+        f"{PACKAGE}/runlog.py",
+        "            lock.acquire(timeout=0)\n",
+        "            pass\n",
+        "test_interrupts.py::test_two_runs_cannot_write_into_one_folder",
+    ),
+    Mutation(
+        "R17 done",
+        "a finished run is continued",
+        "train.py",
+        "        if job.is_done(progress):\n            console",
+        "        if False:\n            console",
+        "test_train.py::test_finished_run_trains_nothing_more",
+    ),
+    Mutation(
+        "R20",
+        "the format's number goes up without a reader for the old one",
+        f"{PACKAGE}/checkpoint.py",
+        "FORMAT = 1 ",
+        "FORMAT = 2 ",
+        "test_checkpoint.py::test_the_previous_releases_checkpoint_continues",
+    ),
+    Mutation(
+        "S10",
+        "a manifest may name any file",
+        f"{PACKAGE}/checkpoint.py",
+        """if "/" in name or name == ".." or (path / name).is_symlink():""",
+        "if False:",
+        "test_fuzz.py::test_a_manifest_cannot_name_files_elsewhere",
+    ),
+]
+
+
+def caught(mutation: Mutation, copy: Path) -> bool:
+    """Apply a mutation to the copy, run its test, and undo it."""
+    path = copy / mutation.path
+    text = path.read_text(encoding="utf-8")
+    assert text.count(mutation.old) == 1, f"{mutation.name}: {mutation.path} has {text.count(mutation.old)} such places"
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{mutation.test}"]
+    try:
+        ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=os.environ)
+    finally:
+        path.write_text(text, encoding="utf-8")
+    assert ended.returncode in (0, 1), ended.stdout[-2000:] + ended.stderr[-2000:]
+    return ended.returncode == 1
+
+
+def main() -> None:
+    """Try all mutations, or those that are named."""
+    wanted = tuple(sys.argv[1:]) or ("",)
+    survived = []
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "copy"
+        ignored = shutil.ignore_patterns(".*", "runs", "__pycache__", "results", "*.egg-info")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        for mutation in MUTATIONS:
+            if mutation.name.startswith(wanted):
+                found = caught(mutation, copy)
+                survived += [] if found else [mutation.name]
+                test = mutation.test.replace("::", "`: `").replace(".py", "")
+                mark = "" if found else " **SURVIVED**"
+                print(f"| {mutation.name} | `{test}` | {mutation.words}{mark} |", flush=True)
+    sys.exit(f"not caught: {', '.join(survived)}" if survived else 0)
+
+
+if __name__ == "__main__":
+    main()
