@@ -40,6 +40,7 @@ WandbMode = Literal["online", "offline", "disabled"]
 STEP_AXIS = ("train/*", "optim/*", "perf/*")
 EPOCH_AXIS = ("val/*", "kernels/*", "per_class/*")
 PREEMPTED = "PREEMPTED"
+PRIVATE = 0o700  # of a new run folder: configuration and logs are their user's alone
 INIT_SECONDS = 30  # then the run is recorded offline; wandb's own limit is 90
 FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
 
@@ -56,7 +57,7 @@ def choose_folder(config: Config, *, data_name: str) -> Path:
     while True:
         folder = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
         try:
-            folder.mkdir(parents=True)  # at once: another run may begin in the same second
+            folder.mkdir(mode=PRIVATE, parents=True)  # at once: another run may begin in the same second
         except FileExistsError:
             attempt += 1
         except OSError as error:
@@ -107,7 +108,7 @@ class Lock:
         """
         lock = filelock.FileLock(folder / ".lock")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(f"another run is writing into {folder}: wait for it, or choose another --out-dir") from None

@@ -142,7 +142,7 @@ def trial(system: str, scratch: Path, moment: Callable[[Path], Callable[[], bool
     shutil.rmtree(folder, ignore_errors=True)
     kill_when(start(system, folder, 0), moment(folder))
     if error := finish(start(system, folder, 1), folder):
-        return {"error": error}
+        return {"error": error.replace(str(folder.resolve()), "RUN")}
     found = count(ledger(folder), num_images=20 * STEPS_OF_EPOCH)
     return found | {"difference": difference(folder, scratch / "whole")}
 

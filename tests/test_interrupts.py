@@ -286,6 +286,14 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path):
     run(folder, "--epochs", "2")
 
 
+def test_a_new_run_folder_is_its_users_alone(tmp_path):
+    """S12."""
+    lock = runlog.Lock()
+    lock.take(tmp_path / "run")
+    lock.release()
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_killed_run_leaves_its_folder_free(tmp_path):
     script = "import sys, os, signal; from pathlib import Path; from alexnet_dist import runlog; "
     script += "lock = runlog.Lock(); lock.take(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"

@@ -11,12 +11,12 @@ from fake_wandb import refusing, serving
 from tiny import FLAGS, records, run, without_clocks
 
 ROOT = Path(__file__).parent.parent
-KEY = "0123456789" * 4
+KEY, CANARY = "0123456789" * 4, "canary-7f3a9c21e5b84d60"
 INIT, FINISH = 4, 3  # seconds, instead of runlog's
 GRACE = 40  # for the interpreter, torch and a busy machine
 
 
-def train(folder: Path, port: int, *) -> tuple[subprocess.CompletedProcess[str], float]:
+def train(folder: Path, port: int) -> tuple[subprocess.CompletedProcess[str], float]:
     """Train against a server on the loopback interface; return what it printed and the seconds after its start."""
     code = (
         "import sys; sys.path[:0] = ['tests', '.']\n"
@@ -32,6 +32,7 @@ def train(folder: Path, port: int, *) -> tuple[subprocess.CompletedProcess[str],
         "train.command()\n"
     )
     environment = {**os.environ, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+    environment |= {"HF_TOKEN": CANARY, "MY_SECRET": CANARY}
     environment.pop("WANDB_MODE", None)
     began = time.monotonic()
     ended = subprocess.run(
@@ -44,6 +45,13 @@ def train(folder: Path, port: int, *) -> tuple[subprocess.CompletedProcess[str],
         timeout=300,
     )
     return ended, time.monotonic() - began
+
+
+def leaks(folder: Path, ended: subprocess.CompletedProcess[str]) -> list[str]:
+    """S9: name where a key or a secret of the environment can be read."""
+    secrets = (KEY.encode(), CANARY.encode())
+    files = [str(path) for path in folder.rglob("*") if path.is_file() and any(s in path.read_bytes() for s in secrets)]
+    return files + ["printed"] * any(s.decode() in ended.stdout + ended.stderr for s in secrets)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,7 @@ def test_a_faulty_server_changes_nothing(tmp_path, fault, without):
     assert ended.returncode == 0, ended.stderr
     assert [without_clocks(record) for record in records(tmp_path)] == without
     assert seconds < 2 * INIT + FINISH + GRACE
-    assert KEY not in ended.stdout + ended.stderr
+    assert not leaks(tmp_path, ended)
     logs = [path for path in (tmp_path / "wandb").rglob("*.wandb") if path.stat().st_size]
     assert logs, "nothing to send later"
     # A run that never was online says so on its card. One whose server went away says it at its end.
@@ -87,4 +95,7 @@ def test_a_good_server_gets_the_run(tmp_path, without):
     assert ended.returncode == 0, ended.stderr
     assert [without_clocks(record) for record in records(tmp_path)] == without
     assert b"train/loss" in sent
+    assert KEY.encode() not in sent
+    assert CANARY.encode() not in sent
+    assert not leaks(tmp_path, ended)
     assert b"finished" in sent or b"exitcode" in sent
