@@ -310,7 +310,10 @@ def _read_yaml(path: Path) -> list[str]:
         return []
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold a mapping such as 'epochs: 2', not a {type(content).__name__}")
-    return _flatten(content, prefix="--")
+    try:
+        return _flatten(content, prefix="--")
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from None
 
 
 def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:

@@ -114,7 +114,7 @@ def test_mistakes_are_one_line_that_helps(flags, words):
         ("epochs: [1", ["not valid YAML"]),
         ("!!python/object/apply:os.system [true]", ["not valid YAML"]),
         ("optim: 3", ["optim"]),
-        ("data: {batch_size: {a: 1}}", ["batch-size"]),
+        ("data: {batch_size: {a: 1}}", ["batch-size", "one level deep"]),
         ("1: 2", ["--1"]),
     ],
 )
