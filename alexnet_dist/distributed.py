@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
         torch.set_float32_matmul_precision("high")  # TF32, for --runtime.precision fp32
     precision = resolve_precision(config.runtime, use_cpu=use_cpu)
     timeout = timedelta(seconds=config.runtime.timeout_seconds)
+    if interface := loopback():
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
         _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
     hooks = {"none": "NO", "bf16": "BF16", "fp16": "FP16"}
@@ -132,6 +135,19 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
     if accelerator.gradient_accumulation_steps != 1:
         raise UserError("the launcher sets gradient accumulation steps: leave that out and give --optim.accumulate")
     return accelerator, precision
+
+
+def loopback() -> str | None:
+    """Return the interface over which gloo should connect the ranks, where they are all on this machine.
+
+    Its connections are neither authenticated nor encrypted. Without a choice it takes the interface of the host's name.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1 or world_size != int(os.environ.get("LOCAL_WORLD_SIZE", "0")):
+        return None
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return None
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
 
 
 def _join_again(backend: str, *, timeout: timedelta) -> None:

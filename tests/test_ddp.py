@@ -147,7 +147,7 @@ def test_nan_on_one_rank_stops_both_with_the_same_words(tmp_path):
 def failing_save(folder: Path) -> str:
     torch.set_num_threads(1)
 
-    def full(self: object, **_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise UserError("the disk is full")
 
     checkpoint.Saver.save = full
