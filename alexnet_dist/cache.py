@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.lib.format import open_memmap  # unlike numpy.load, it has no way to read a pickle
 
 from alexnet_dist import files
 from alexnet_dist.config import UserError, first_line
@@ -73,7 +74,7 @@ def _load(folder: Path, name: str) -> ImageData | None:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         seal = meta.pop("sha256")
         train, test = (
-            Split(*(np.load(folder / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "labels")))
+            Split(*(open_memmap(folder / f"{split}_{kind}.npy", mode="r") for kind in ("images", "labels")))
             for split in ("train", "test")
         )
         data = ImageData(
