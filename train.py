@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from alexnet_dist.config import Config, UserError, parse, to_dict
+
+logger = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -40,6 +43,7 @@ from alexnet_dist import (
     data,
     distributed,
     engine,
+    exhibits,
     figures,
     heartbeat,
     interrupts,
@@ -49,12 +53,15 @@ from alexnet_dist import (
     model,
     optim,
     preprocess,
+    report,
     runlog,
     tracing,
 )
 from alexnet_dist.console import Console
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from accelerate import Accelerator
     from torch import nn
 
@@ -97,16 +104,28 @@ def main(config: Config) -> None:
         if job.is_done(progress):
             console.print(f"{folder} has its {progress.step} steps already: nothing to train")
             return
-        facts = cards.facts(config, dataset, network, job)
-        log = runlog.RunLog(config, facts=facts, enabled=accelerator.is_main_process, step=progress.step)
+        facts = cards.facts(config, dataset, network, job) | {"git_commit": runlog.code_version()}
+        log = runlog.RunLog(
+            config,
+            facts=facts,
+            tags=cards.tags(facts),
+            enabled=accelerator.is_main_process,
+            step=progress.step,
+            stop=job.interrupts.stop,
+        )
         distributed.from_main(accelerator, log.open)
+        shared_id = distributed.from_main(accelerator, log.shared_id)
+        if shared_id and not log.enabled:
+            log.join(shared_id, rank=accelerator.process_index)
         tracer = tracing.Tracer(folder / "profile" if config.profile and accelerator.is_main_process else None)
         saver = checkpoint.Saver(
             folder / "checkpoints",
             keep=config.checkpoint.keep,
             failed=lambda: job.interrupts.ask(interrupts.Wish.SAVE),  # whose first act is to say so on all ranks
+            written=lambda path: publish_epoch(run, path),
         )
-        train(Run(config, dataset, network, before, job, facts, log, saver, console, tracer), progress)
+        run = Run(config, dataset, network, before, job, facts, log, saver, console, tracer)
+        train(run, progress)
     finally:
         lock.release()
         accelerator.end_training()
@@ -205,29 +224,65 @@ def train(run: Run, progress: engine.Progress) -> None:
     console.card("run", cards.run_card(config, run.facts, job, progress, run.log.tracking))
     if run.dataset.fallback_for:
         console.warn(f"{run.dataset.fallback_for} CANNOT BE HAD: THIS RUN TRAINS ON {run.dataset.name} INSTEAD")
+    if progress.step == 0 and run.log.enabled:
+        batch = exhibits.first_batch(job, run.dataset)
+        run.log.show({"global_step": 0, "epoch": 0}, lambda: batch)
     started = time.perf_counter() - progress.wall_seconds
-    status = "failed"
+    status, exit_code = "failed", EXIT_FAILED
     try:
         with job.interrupts.listening(), job.heartbeat.watching():
             while not job.is_done(progress):
                 train_one_epoch(run, progress, started=started)
-        status = "finished" if progress.epoch == config.epochs else "max_steps"
+        status, exit_code = "finished" if progress.epoch == config.epochs else "max_steps", 0
     except metrics.NonFiniteError as error:
         status = "non-finite"
+        run.log.alert("Not a number", str(error), level="ERROR")
         keep_evidence(run, progress, error)
         raise
     except interrupts.StoppedError as stop:
-        status = "stopped"
-        run.log.mark_preempted(f"{stop} after step {progress.step}")
+        status, exit_code = "stopped", stop.exit_code
+        run.log.mark_preempted(f"{stop} after step {progress.step}", requeue=stop.signal == signal.SIGTERM)
         raise
     finally:
         console.end_epoch()
         run.tracer.close()
         run.saver.close()
         summary = cards.summary(run.facts, progress, status=status)
-        run.log.write_summary(summary)
-        run.log.close()
-    console.card("result", cards.result_card(summary, progress, config))
+        finish(run, summary, exit_code=exit_code)
+    console.card("result", cards.result_card(summary, progress, config, run.log.tracking))
+
+
+def finish(run: Run, summary: engine.Record, *, exit_code: int) -> None:
+    """Record how the run ended, send what waits, and write the report, whatever happened before."""
+    log = run.log
+    if log.enabled and exit_code == 0:
+        log.alert("Finished", cards.finding(summary), level="INFO")
+        if run.config.wandb.artifacts == "final":
+            publish_best_and_last(run)
+    log.write_summary(summary)
+    log.close(exit_code)
+    if log.enabled:
+        try:
+            report.write(log.folder)
+        except Exception as error:  # noqa: BLE001 - a page is not worth a run
+            logger.warning("report.html cannot be written: %s", error)
+
+
+def publish_best_and_last(run: Run) -> None:
+    """Send the weights of the best checkpoint and of the last one to the trackers."""
+    found = checkpoint.checkpoints(run.log.folder / "checkpoints")
+    best, last = checkpoint.best_of(found), found[-1]
+    for path in dict.fromkeys([best or last, last]):
+        aliases = [alias for alias, one in (("best", best), ("latest", last)) if one == path]
+        run.log.publish(exhibits.weights(path, run.config, run.dataset, run.job, aliases=aliases))
+
+
+def publish_epoch(run: Run, path: Path) -> None:
+    """Send the weights of a checkpoint that was written at an epoch's end, if all are to be sent."""
+    progress = checkpoint.read_state(path)["progress"]
+    if run.config.wandb.artifacts == "all" and progress["batch"] == 0:
+        aliases = ["latest", *["best"] * (progress["best_epoch"] == progress["epoch"])]
+        run.log.publish(exhibits.weights(path, run.config, run.dataset, run.job, aliases=aliases))
 
 
 def train_one_epoch(run: Run, progress: engine.Progress, *, started: float) -> None:
@@ -263,17 +318,24 @@ def train_one_epoch(run: Run, progress: engine.Progress, *, started: float) -> N
 
 
 def report_epoch(run: Run, record: engine.Record, evaluation: metrics.Evaluation) -> None:
-    """Record an epoch's results and, when they are due, its kernels."""
+    """Record an epoch's results and, when they are due, its pictures and tables."""
+    log, names = run.log, run.dataset.class_names
+    record |= exhibits.per_class(evaluation, names)
     is_last = record["global_step"] == run.job.last_step
-    due = is_last or record["epoch"] % run.config.log.kernels_every_epochs == 0
-    if due and run.log.enabled:
-        now = kernels.snapshot(run.network)
-        drawn = kernels.draw(run.kernels_before, now, conv2_kernel=run.config.log.conv2_kernel)
-        record |= {f"kernels/{layer}_rel_change": pictures.relative_change for layer, pictures in drawn.items()}
-        run.log.pictures(record, kernels.named(drawn), kernels.captions(drawn), prefix="kernels/")
-    run.log.log(record)
+    if log.enabled and (is_last or record["epoch"] % run.config.log.kernels_every_epochs == 0):
+        before, now = run.kernels_before, kernels.snapshot(run.network)
+        record |= {f"kernels/{name}": number for name, number in kernels.numbers(before, now).items()}
+        chosen = run.config.log.conv2_kernel
+        log.show(record, lambda: exhibits.kernel_media(before, now, record, conv2_kernel=chosen))
+        log.confusion(record, evaluation.confusion, names)
+        log.write("evaluation.json", exhibits.evaluation_file(record, evaluation, names))
+        log.show(record, lambda: exhibits.mistakes_sheet(run.dataset, evaluation), send=False)
+        if is_last:
+            log.table(record, "errors", lambda: exhibits.mistakes_table(run.dataset, evaluation))
+    log.log(record)
     run.console.print(cards.epoch_line(record, epochs=run.config.epochs))
     if collapse := evaluation.collapse():
+        log.alert("Nothing learned", f"{collapse}. {cards.COLLAPSE_ADVICE}", level="WARN")
         run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {collapse}. {cards.COLLAPSE_ADVICE}")
 
 

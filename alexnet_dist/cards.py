@@ -58,6 +58,12 @@ def facts(config: Config, dataset: ImageData, network: nn.Module, job: Job) -> F
     }
 
 
+def tags(facts: Facts) -> list[str]:
+    """Return what the run is filed under beside its configuration."""
+    num = facts["world_size"]
+    return [facts["dataset"], facts["precision"], "1 process" if num == 1 else f"{num} processes"]
+
+
 def run_card(config: Config, facts: Facts, job: Job, progress: Progress, tracking: str) -> dict[str, str]:
     """Return the rows that are shown before training starts."""
     hardware, batch_size = job.hardware, config.data.batch_size
@@ -114,7 +120,15 @@ def summary(facts: Facts, progress: Progress, *, status: str) -> Record:
     }
 
 
-def result_card(summary: Record, progress: Progress, config: Config) -> dict[str, str]:
+def finding(summary: Record) -> str:
+    """Return a finished run's result as a sentence."""
+    return (
+        f"{summary['dataset']}: top-1 {summary['final_top1'] or 0:.2%} after {summary['global_step']} steps, "
+        f"{summary['best_top1'] or 0:.2%} at best (epoch {summary['best_epoch']}), {duration(summary['wall_seconds'])}"
+    )
+
+
+def result_card(summary: Record, progress: Progress, config: Config, tracking: str) -> dict[str, str]:
     """Return the rows that are shown at the end."""
     return {
         "status": summary["status"],
@@ -123,5 +137,6 @@ def result_card(summary: Record, progress: Progress, config: Config) -> dict[str
         "time": f"{duration(progress.wall_seconds)} for {progress.step} steps",
         "speed": f"{summary['images_per_second']:,.0f} images/s while training, MFU "
         f"{summary['images_per_second'] * summary['flops_per_image'] / summary['peak_tflops'] / 1e12:.2f}",
-        "files": f"{config.out_dir}: metrics.jsonl, summary.json, figures/, checkpoints/",
+        "tracking": tracking,
+        "files": f"{config.out_dir}: report.html, metrics.jsonl, summary.json, figures/, checkpoints/",
     }

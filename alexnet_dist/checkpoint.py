@@ -22,7 +22,7 @@ from alexnet_dist import files
 from alexnet_dist.config import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -48,12 +48,21 @@ class Saver:
         folder: the run's `checkpoints/`.
         keep: how many of the newest stay, besides the best.
         failed: called, on that thread, where a checkpoint could not be written; `wait` then says why.
+        written: called, on that thread, with the path of each that was.
     """
 
-    def __init__(self, folder: Path, *, keep: int, failed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        failed: Callable[[], None],
+        written: Callable[[Path], None] = lambda _path: None,
+    ) -> None:
         self._folder = folder
         self._keep = keep
         self._failed = failed
+        self._written = written
         self._copies: dict[str, Tensors] = {}
         self._thread: threading.Thread | None = None
         self._error: UserError | None = None
@@ -94,8 +103,9 @@ class Saver:
 
     def _write(self, step: int, state: State) -> None:
         try:
-            _write(self._folder, step=step, tensors=self._copies, state=state)
+            path = _write(self._folder, step=step, tensors=self._copies, state=state)
             prune(self._folder, keep=self._keep, last_step=step)
+            self._written(path)
         except UserError as error:
             self._error = error
             self._failed()
@@ -196,8 +206,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for path in reversed(found):
         fault = find_fault(path)
         if fault is None:
-            state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            return path, state
+            return path, read_state(path)
         logger.warning("THE CHECKPOINT %s IS DAMAGED (%s): falling back to the one before it.", path, fault)
     if found:
         raise UserError(f"all {len(found)} checkpoints in {folder} are damaged: start afresh in another --out-dir")
@@ -249,10 +258,27 @@ def prune(folder: Path, *, keep: int, last_step: int) -> None:
             none and are replaced when the run gets there.
     """
     found = [path for path in checkpoints(folder) if int(path.name.partition("_")[2]) <= last_step]
-    best = max(found, key=_top1, default=None)
+    best = best_of(found)
     for path in found[:-keep]:
         if path != best:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def best_of(found: Sequence[Path]) -> Path | None:
+    """Return the checkpoint with the highest accuracy, the first of several; None where there are no checkpoints."""
+    return max(found, key=_top1, default=None)
+
+
+def read_state(path: Path) -> State:
+    """Return a checkpoint's state; the caller knows that it is whole."""
+    state: State = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def evaluated_weights(path: Path) -> Path:
+    """Return the file with the weights that the checkpoint's accuracy is of: the average's where there is one."""
+    average = path / "ema.safetensors"
+    return average if average.exists() else path / "model.safetensors"
 
 
 def _top1(path: Path) -> float:

@@ -157,7 +157,7 @@ class LogConfig:
     kernels_every_epochs: int = 1
     """Epochs between two sets of kernel pictures."""
     conv2_kernel: int = 0
-    """Which of conv2's 192 kernels is shown."""
+    """Which of conv2's 192 kernels is shown channel by channel."""
     trackers: tuple[Literal["wandb", "tensorboard"], ...] = ("wandb",)
     """Where metrics go besides the run folder; give none for the run folder alone."""
 
@@ -174,14 +174,22 @@ class WandbConfig:
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto is online where a login exists, else offline."""
-    project: str = "alexnet_dist"
-    """Project name."""
+    project: str | None = None
+    """Project name (default: WANDB_PROJECT, else alexnet_dist)."""
     entity: str | None = None
     """User or team (default: the login's)."""
     name: str | None = None
-    """Display name (default: the run folder's)."""
+    """Display name (default: WANDB_NAME, else the run folder's)."""
+    group: str | None = None
+    """Runs that belong together, such as the seeds of one experiment."""
+    job_type: str = "train"
+    """What kind of run it is within its group."""
     tags: tuple[str, ...] = ()
-    """Tags of the run."""
+    """Tags of the run, besides its data set, precision and number of processes."""
+    artifacts: Literal["none", "final", "all"] = "none"
+    """Weights to upload: none, the best and the last at the end, or those of all checkpoints at an epoch's end."""
+    shared: bool = False
+    """Record the system metrics of every process and not of the first one's machine alone; needs a login."""
 
 
 @dataclass(frozen=True, kw_only=True)

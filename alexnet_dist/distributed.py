@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import socket
 import sys
 import time
@@ -262,6 +263,14 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
         seconds = time.perf_counter() - start
         best, spent = min(best, seconds), spent + seconds
     return 2 * size**3 / best
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this rank's tensors have taken on a GPU, or that its process has on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most  # Linux counts in KiB
 
 
 def _wait(device: torch.device) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from accelerate.utils import gather_object
@@ -20,8 +22,9 @@ from torch.profiler import record_function
 
 from alexnet_dist import seeds
 from alexnet_dist.config import UserError
+from alexnet_dist.distributed import peak_memory
 from alexnet_dist.interrupts import Wish
-from alexnet_dist.metrics import EvalCounts, Evaluation, NonFiniteError, StepWindow
+from alexnet_dist.metrics import EvalCounts, Evaluation, NonFiniteError, StepWindow, worst_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 MOST_NAMED_IDS = 10  # an error message should fit on a screen
+MOST_MISTAKES = 64  # a page of thumbnails
 
 
 @dataclass
@@ -105,7 +109,9 @@ class Progress:
             "train/epoch_loss": self.epoch_loss,
             "val/loss": evaluation.loss,
             "val/top1": evaluation.top1,
+            **({} if evaluation.top5 is None else {"val/top5": evaluation.top5}),
             "val/num_images": evaluation.num_images,
+            "best/top1": self.best_top1,
             "perf/epoch_seconds": self.epoch_seconds + seconds,
         }
         if self.batch == job.order.num_batches:
@@ -159,15 +165,31 @@ class Job:
         return progress.batch == self.order.num_batches or progress.step == self.last_step
 
 
-@dataclass
 class _Clock:
-    """Seconds since the last record, and how many of them went into waiting for data."""
+    """Seconds since the last record, how many of them went into waiting for data, and how long each step took."""
 
-    started: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self.restart()
 
     def restart(self) -> None:
         self.started, self.waited = time.perf_counter(), 0.0
+        self._marks = [self._mark()]
+
+    def end_step(self) -> None:
+        self._marks.append(self._mark())
+
+    def _mark(self) -> Any:  # noqa: ANN401 - a moment of the host, or one of the device, behind which the host runs ahead
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch has no types there
+        event.record()
+        return event
+
+    def step_ms(self) -> list[float]:
+        """Return each step's milliseconds; on a GPU, after it has been waited for."""
+        steps = pairwise(self._marks)
+        return [a.elapsed_time(b) for a, b in steps] if self._on_gpu else [1000 * (b - a) for a, b in steps]
 
     def timed(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         iterator = iter(loader)
@@ -196,11 +218,12 @@ def train_epoch(job: Job, progress: Progress) -> Iterator[Record | None]:
     draws = job.preprocess.draws(progress.epoch)
     draws = draws if draws is None else draws.to(job.accelerator.device)
     job.order.set_position(epoch=progress.epoch, batch=progress.batch)
-    window, clock = StepWindow(), _Clock()
+    window, clock = StepWindow(), _Clock(job.accelerator.device)
     for batch in clock.timed(job.train_loader):
         lr = job.learning_rate(progress.step)
         job.heartbeat.beat()
         window.add(*_train_step(job, batch, draws, step=progress.step, lr=lr))
+        clock.end_step()
         progress.step += 1
         progress.batch += 1
         saves = bool(job.interrupts.agree()) or job.saves_at(progress)
@@ -278,16 +301,23 @@ def _report(job: Job, window: StepWindow, clock: _Clock, progress: Progress) -> 
     progress.train_seconds += seconds
     progress.epoch_seconds += seconds
     rate = num_images / seconds
+    times = clock.step_ms()
+    scaler = job.accelerator.scaler
     return {
         "global_step": progress.step,
         "epoch": progress.epoch + 1,
         "samples_seen": progress.samples_seen,
         "train/loss": math.fsum(losses) / num_images,
         "train/grad_norm": math.fsum(norms) / len(norms),
+        "optim/weight_norm": get_total_norm(list(job.model.parameters())).item(),
+        **({} if scaler is None else {"optim/loss_scale": scaler.get_scale()}),
         "perf/images_per_second": rate,
         "perf/step_ms": 1000 * seconds / len(window),
+        "perf/step_ms_p50": float(np.percentile(times, 50)),
+        "perf/step_ms_p95": float(np.percentile(times, 95)),
         "perf/data_wait_pct": 100 * clock.waited / seconds,
         "perf/mfu": rate * job.flops_per_image / job.hardware.peak_flops,
+        "perf/memory_gib": peak_memory(job.accelerator.device) / 2**30,
     }
 
 
@@ -323,14 +353,19 @@ def evaluate(job: Job) -> Evaluation | None:
     for _ in range(job.num_eval_batches):
         if batch := next(shares, None):
             with job.accelerator.autocast():
-                logits = module(job.preprocess(batch["images"]))
-            losses = F.cross_entropy(logits.float(), batch["labels"], reduction="none")
-            counts.add(logits, batch["labels"], losses)
+                logits = module(job.preprocess(batch["images"])).float()
+            losses = F.cross_entropy(logits, batch["labels"], reduction="none")
+            counts.add(logits, batch["labels"], losses, batch["ids"])
         job.heartbeat.beat()
         if job.interrupts.agree() is Wish.STOP:
             return None
     confusion = job.accelerator.reduce(counts.confusion, "sum").view(job.num_classes, job.num_classes).cpu().numpy()
     loss_sum = float(job.accelerator.reduce(counts.loss_sum, "sum").item())
-    evaluation = Evaluation(loss=loss_sum / job.num_eval_images, confusion=confusion)
+    evaluation = Evaluation(
+        loss=loss_sum / job.num_eval_images,
+        confusion=confusion,
+        num_top5=int(job.accelerator.reduce(counts.num_top5, "sum").item()),
+        worst=worst_of(gather_object(counts.worst(MOST_MISTAKES)), MOST_MISTAKES),
+    )
     assert evaluation.num_images == job.num_eval_images, "an image was left out or counted twice"
     return evaluation

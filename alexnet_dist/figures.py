@@ -1,4 +1,4 @@
-"""Curves and confusion matrix as PNG files.
+"""Curves and confusion matrix as PNG files, and sheets of images.
 
 Takes plain records and arrays. Matplotlib is imported when the first figure is drawn (0.5 s), never before.
 """
@@ -9,9 +9,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 CHANCE: dict[str, Any] = {"color": "#777777", "linestyle": ":", "linewidth": 1}
+SHEET_COLUMNS = 8
+THUMBNAIL = 64  # pixels
 MOST_NUMBERED_CLASSES = 20  # above it, numbers in the cells of a confusion matrix cannot be read
 
 
@@ -82,6 +85,29 @@ def save_confusion(confusion: npt.NDArray[np.int64], class_names: Sequence[str],
         xlabel="predicted class", ylabel="true class", title=f"Test images: {100 * accuracy:.2f} % on the diagonal"
     )
     _save(figure, path)
+
+
+def thumbnail(image: npt.NDArray[np.uint8], size: int = THUMBNAIL) -> npt.NDArray[np.uint8]:
+    """Fit an image into a square.
+
+    Args:
+        image: (3, H, W) uint8; small ones are enlarged pixel by pixel, large ones smoothed.
+        size: of the square, in pixels.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    height, width = image.shape[1:]
+    method = Image.Resampling.NEAREST if max(height, width) <= size else Image.Resampling.BILINEAR
+    return np.array(Image.fromarray(image.transpose(1, 2, 0)).resize((size, size), method))
+
+
+def sheet(images: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Set square pictures, (S, S, 3) uint8 each, in rows of eight without lines between; the rest of a row is white."""
+    tiles = list(images)
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % SHEET_COLUMNS)
+    rows = [np.concatenate(tiles[i : i + SHEET_COLUMNS], axis=1) for i in range(0, len(tiles), SHEET_COLUMNS)]
+    return np.concatenate(rows)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -104,6 +104,11 @@ class Interrupts:
         """Note a wish of this rank; any thread may call it."""
         self._own.put(wish)
 
+    def stop(self) -> None:
+        """Note a person's wish to end the run, as SIGINT does; any thread may call it."""
+        self.signal = signal.SIGINT
+        self.ask(Wish.STOP)
+
     def _asked(self) -> Wish:
         """Return the largest wish since the last call."""
         largest = Wish.NOTHING

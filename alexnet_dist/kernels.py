@@ -1,7 +1,8 @@
-"""Pictures of the convolution kernels: before training, now, and what changed.
+"""Pictures of the convolution kernels: before training, now, and what changed, and the numbers that go with them.
 
 As the lecture shows them: conv1's 64 kernels of 11x11 in colour, and the 64 channels of one of conv2's kernels, 5x5, in
-grey, each as an 8x8 grid. Pure functions from weights to uint8 pictures; knows nothing about processes or files.
+grey, each as an 8x8 grid. Beside them all 192 of conv2's kernels, each as the mean of its channels. Pure functions from
+weights to uint8 pictures; knows nothing about processes or files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +24,16 @@ if TYPE_CHECKING:
 
 Weights = dict[str, torch.Tensor]
 
-GRID = 8
-PIXEL = {"conv1": 6, "conv2": 13}  # screen pixels per weight: both pictures come to about 540 pixels
+LAYERS = {"conv1": "features.0.weight", "conv2": "features.3.weight"}
+WHICH = {"before": "before training", "now": "now", "diff": "difference"}
+PIXEL = {"conv1": 6, "conv2": 13, "conv2_overview": 6}  # screen pixels per weight: pictures come to about 540 pixels
+COLUMNS = {"conv1": 8, "conv2": 8, "conv2_overview": 16}
 SEPARATOR = 2
 PAPER = 255
+INK = 40
 ZERO = 128  # grey of no difference
+HEADING = 30  # pixels above each picture of the summary
+DEAD = 0.01  # of the layer's median norm: a kernel below it adds nothing to the next layer
 
 
 @dataclass(frozen=True)
@@ -47,77 +54,147 @@ class KernelPictures:
     relative_change: float
     """||now - before|| / ||before|| over the whole layer."""
 
-    @property
-    def captions(self) -> dict[str, str]:
-        """Name each picture's scale."""
+    def captions(self, when: str) -> dict[str, str]:
+        """Say when each picture was drawn and what its shades mean."""
         weights = f"weights {self.lowest:+.3f} (dark) to {self.highest:+.3f} (bright)"
+        change = f"relative change {self.relative_change:.4f}"
         return {
             "before": f"before training, {weights}",
-            "now": f"now, {weights}, relative change {self.relative_change:.4f}",
-            "diff": f"now - before, grey is 0, ends of the scale at +-{self.largest_change:.4f}",
+            "now": f"{when}, {change}, {weights}",
+            "diff": f"{when}, {change}, grey is 0, ends of the scale at +-{self.largest_change:.4f}",
         }
 
 
 def snapshot(model: nn.Module) -> Weights:
     """Copy conv1's (64, 3, 11, 11) and conv2's (192, 64, 5, 5) weights to the CPU, float32."""
     return {
-        name: model.get_parameter(key).detach().float().cpu().clone()
-        for name, key in (("conv1", "features.0.weight"), ("conv2", "features.3.weight"))
+        name: model.get_parameter(key).detach().float().cpu().clone(memory_format=torch.contiguous_format)
+        for name, key in LAYERS.items()  # one layout: sums over the weights differ between layouts in their last bits
     }
 
 
 def draw(before: Weights, now: Weights, *, conv2_kernel: int) -> dict[str, KernelPictures]:
-    """Draw conv1's and conv2's pictures.
+    """Draw conv1, one kernel of conv2 (`conv2`), and all of conv2 (`conv2_overview`).
 
     Args:
         before: `snapshot` of the untrained model.
         now: `snapshot` of the model.
         conv2_kernel: which of conv2's kernels to show, from 0 to 191.
     """
-    shown_kernel = {
-        "conv1": lambda weight: weight,
-        "conv2": lambda weight: weight[conv2_kernel, :, None].expand(-1, 3, -1, -1),
+    tiles: dict[str, Callable[[Weights], torch.Tensor]] = {
+        "conv1": lambda weights: weights["conv1"],
+        "conv2": lambda weights: _grey(weights["conv2"][conv2_kernel]),
+        "conv2_overview": lambda weights: _grey(weights["conv2"].mean(dim=1)),
     }
     return {
-        name: _draw_layer(before[name], now[name], tiles=tiles, pixel=PIXEL[name])
-        for name, tiles in shown_kernel.items()
+        name: _draw_layer(
+            shown(before),
+            shown(now),
+            pixel=PIXEL[name],
+            columns=COLUMNS[name],
+            change=relative_change(*(weights[name.partition("_")[0]] for weights in (before, now))),
+        )
+        for name, shown in tiles.items()
     }
+
+
+def _grey(values: torch.Tensor) -> torch.Tensor:
+    """Turn (N, S, S) into (N, 3, S, S) of three equal channels."""
+    return values[:, None].expand(-1, 3, -1, -1)
 
 
 def named(layers: dict[str, KernelPictures]) -> dict[str, Picture]:
-    """Return `{"conv1_before": ..., "conv1_now": ..., "conv1_diff": ..., "conv2_before": ...}`."""
-    return {
-        f"{layer}_{which}": getattr(pictures, which)
-        for layer, pictures in layers.items()
-        for which in ("before", "now", "diff")
+    """Return `{"conv1_before": ..., "conv1_now": ..., "conv1_diff": ..., "conv2_before": ..., ..., "summary": ...}`."""
+    return {f"{layer}_{which}": getattr(pictures, which) for layer, pictures in layers.items() for which in WHICH} | {
+        "summary": _summary(layers)
     }
 
 
-def captions(layers: dict[str, KernelPictures]) -> dict[str, str]:
-    """Return the captions of the pictures, by the names that `named` gives them."""
-    return {f"{layer}_{which}": text for layer, pictures in layers.items() for which, text in pictures.captions.items()}
+def captions(layers: dict[str, KernelPictures], *, when: str) -> dict[str, str]:
+    """Return the captions of the pictures, by the names that `named` gives them.
+
+    Args:
+        layers: the pictures.
+        when: such as `epoch 12, step 4680`.
+    """
+    texts = {
+        f"{layer}_{which}": text
+        for layer, pictures in layers.items()
+        for which, text in pictures.captions(when).items()
+    }
+    changes = ", ".join(f"{layer} {layers[layer].relative_change:.4f}" for layer in LAYERS)
+    return texts | {"summary": f"{when}, relative change: {changes}"}
+
+
+def numbers(before: Weights, now: Weights) -> dict[str, float]:
+    """Return what belongs beside the pictures, such as `conv1_rel_change`.
+
+    For each layer `rel_change` and `cosine` to the start over all of its weights, and over its kernels the number of
+    `dead` ones and the smallest, the median and the largest norm.
+    """
+    found: dict[str, float] = {}
+    for layer in LAYERS:
+        start, weights, sizes = before[layer].double(), now[layer].double(), norms(now)[layer]
+        found |= {
+            f"{layer}_rel_change": relative_change(start, weights),
+            f"{layer}_cosine": float(torch.cosine_similarity(start.flatten(), weights.flatten(), dim=0)),
+            f"{layer}_dead": num_dead(start, weights),
+            f"{layer}_norm_min": float(sizes.min()),
+            f"{layer}_norm_median": float(sizes.median()),
+            f"{layer}_norm_max": float(sizes.max()),
+        }
+    return found
+
+
+def norms(weights: Weights) -> Weights:
+    """Return the Euclidean norm of each kernel, by layer: (64,) and (192,)."""
+    return {layer: weights[layer].flatten(1).norm(dim=1) for layer in LAYERS}
+
+
+def num_dead(before: torch.Tensor, now: torch.Tensor) -> int:
+    """Count the kernels that have no weight left, or that no gradient has ever moved."""
+    sizes = now.flatten(1).norm(dim=1)
+    unmoved = (now == before).flatten(1).all(dim=1) & bool((now != before).any())
+    return int(((sizes <= DEAD * sizes.median()) | unmoved).sum())
+
+
+def _summary(layers: dict[str, KernelPictures]) -> Picture:
+    """Set conv1's and conv2's pictures side by side under headings, for where only one picture is looked at."""
+    rows = [[getattr(layers[layer], which) for which in WHICH] for layer in LAYERS]
+    width = max(picture.shape[1] for row in rows for picture in row) + HEADING
+    heights = [row[0].shape[0] + HEADING for row in rows]
+    sheet = Image.new("RGB", (len(WHICH) * width, sum(heights)), (PAPER,) * 3)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(HEADING * 0.6)
+    for row, (layer, pictures) in enumerate(zip(LAYERS, rows, strict=True)):
+        change = f": relative change {layers[layer].relative_change:.4f}"
+        titles = [f"{layer}, {title}" for title in WHICH.values()]
+        for column, (title, picture) in enumerate(zip([*titles[:-1], titles[-1] + change], pictures, strict=True)):
+            left, top = column * width + HEADING // 2, sum(heights[:row])
+            pen.text((left, top + HEADING // 5), title, fill=(INK,) * 3, font=font)
+            sheet.paste(Image.fromarray(picture), (left, top + HEADING))
+    return np.array(sheet)
 
 
 def _draw_layer(
-    before: torch.Tensor, now: torch.Tensor, *, tiles: Callable[[torch.Tensor], torch.Tensor], pixel: int
+    shown_before: torch.Tensor, shown_now: torch.Tensor, *, pixel: int, columns: int, change: float
 ) -> KernelPictures:
-    shown_before, shown_now = tiles(before), tiles(now)
     lowest = float(torch.minimum(shown_before.min(), shown_now.min()))
     highest = float(torch.maximum(shown_before.max(), shown_now.max()))
-    change = shown_now - shown_before
-    largest = float(change.abs().max())
+    difference = shown_now - shown_before
+    largest = float(difference.abs().max())
 
     def shade(weight: torch.Tensor) -> Picture:
-        return _grid((weight - lowest) / ((highest - lowest) or 1.0) * 255, pixel)
+        return _grid((weight - lowest) / ((highest - lowest) or 1.0) * 255, pixel, columns)
 
     return KernelPictures(
         before=shade(shown_before),
         now=shade(shown_now),
-        diff=_grid(ZERO + change / (largest or 1.0) * (255 - ZERO), pixel),
+        diff=_grid(ZERO + difference / (largest or 1.0) * (255 - ZERO), pixel, columns),
         lowest=lowest,
         highest=highest,
         largest_change=largest,
-        relative_change=relative_change(before, now),
+        relative_change=change,
     )
 
 
@@ -126,12 +203,13 @@ def relative_change(before: torch.Tensor, now: torch.Tensor) -> float:
     return float((now - before).norm() / before.norm())
 
 
-def _grid(tiles: torch.Tensor, pixel: int) -> Picture:
-    """Set (64, 3, S, S) values in [0, 255] as 8 rows of 8 with white lines between, each weight a square of pixels."""
+def _grid(tiles: torch.Tensor, pixel: int, columns: int) -> Picture:
+    """Set (N, 3, S, S) values in [0, 255] in rows with white lines between, each weight a square of pixels."""
     values = tiles.round().clamp(0, 255).to(torch.uint8)
     values = values.repeat_interleave(pixel, dim=2).repeat_interleave(pixel, dim=3)
     values = torch.nn.functional.pad(values, (0, SEPARATOR, 0, SEPARATOR), value=PAPER)
-    _, channels, height, width = values.shape
-    grid = values.view(GRID, GRID, channels, height, width).permute(0, 3, 1, 4, 2)
-    grid = grid.reshape(GRID * height, GRID * width, channels)
+    count, channels, height, width = values.shape
+    rows = count // columns
+    grid = values.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    grid = grid.reshape(rows * height, columns * width, channels)
     return np.pad(grid.numpy(), ((SEPARATOR, 0), (SEPARATOR, 0), (0, 0)), constant_values=PAPER)

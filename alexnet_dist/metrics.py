@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
 
     Counts = npt.NDArray[np.int64]
@@ -62,8 +64,21 @@ class StepWindow:
         return list(zip(self.ids[index].tolist(), self.losses[index].tolist(), strict=True))
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was taken for another class."""
+
+    id: int
+    """Its position in the split."""
+    label: int
+    predicted: int
+    probability: float
+    """That the network gives to the predicted class."""
+    loss: float
+
+
 class EvalCounts:
-    """The confusion matrix and the summed loss of an evaluation, on the device.
+    """The confusion matrix, the summed loss and the worst mistakes of an evaluation, on the device.
 
     Args:
         num_classes: of the data set.
@@ -74,18 +89,49 @@ class EvalCounts:
         self.num_classes = num_classes
         self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.num_top5 = torch.zeros((), dtype=torch.int64, device=device)
+        self._whole: list[torch.Tensor] = []
+        """Per batch, (3, B) int64: ids, labels, predicted classes."""
+        self._real: list[torch.Tensor] = []
+        """Per batch, (2, B) float32: probabilities of the predicted class, losses."""
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor) -> None:
+    def add(self, logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor, ids: torch.Tensor) -> None:
         """Count a batch. Waits for nothing (`bincount` would: its result's size depends on the data).
 
         Args:
-            logits: (B, num_classes) float.
+            logits: (B, num_classes) float32.
             labels: (B,) int64.
             losses: (B,) float32.
+            ids: (B,) int64: the images' positions in the split.
         """
-        cell = labels * self.num_classes + logits.argmax(dim=1)
+        predicted = logits.argmax(dim=1)
+        probabilities = logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
+        cell = labels * self.num_classes + predicted
         self.confusion.index_add_(0, cell, torch.ones_like(cell))
         self.loss_sum += losses.double().sum()
+        best = logits.topk(min(5, self.num_classes), dim=1).indices
+        self.num_top5 += (best == labels[:, None]).sum()
+        self._whole.append(torch.stack([ids, labels, predicted]))
+        self._real.append(torch.stack([probabilities, losses]))
+
+    def worst(self, most: int) -> list[Mistake]:
+        """Return the mistakes with the largest losses, the largest first. Waits for the device."""
+        if not self._whole:  # a rank may get no share of a small split
+            return []
+        whole, real = torch.cat(self._whole, dim=1), torch.cat(self._real, dim=1)
+        badness = real[1].nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(whole[1] == whole[2], -torch.inf)
+        chosen = badness.topk(min(most, len(badness))).indices
+        rows = zip(whole[:, chosen].T.tolist(), real[:, chosen].T.tolist(), strict=True)
+        return [Mistake(*whole_row, *real_row) for whole_row, real_row in rows if whole_row[1] != whole_row[2]]
+
+
+def worst_of(mistakes: Iterable[Mistake], most: int) -> tuple[Mistake, ...]:
+    """Return the worst of all ranks' mistakes; the same images at any world size."""
+    return tuple(sorted(mistakes, key=lambda mistake: (-_badness(mistake.loss), mistake.id))[:most])
+
+
+def _badness(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss
 
 
 @dataclass(frozen=True)
@@ -96,6 +142,10 @@ class Evaluation:
     """Mean over the images."""
     confusion: Counts
     """(C, C) int64: rows are true classes, columns predicted ones."""
+    num_top5: int
+    """Images whose true class is among the five most likely."""
+    worst: tuple[Mistake, ...]
+    """The mistakes with the largest losses, the largest first."""
 
     @property
     def num_images(self) -> int:
@@ -106,6 +156,11 @@ class Evaluation:
     def top1(self) -> float:
         """Share of the images whose most likely class is the true one."""
         return float(np.trace(self.confusion) / self.num_images)
+
+    @property
+    def top5(self) -> float | None:
+        """Share of the images whose true class is among the five most likely; None where that is no achievement."""
+        return self.num_top5 / self.num_images if len(self.confusion) > 5 else None
 
     @property
     def per_class(self) -> list[float | None]:

@@ -85,6 +85,20 @@ class Preprocess:
             inner[start : start + at_once] = part.to(arithmetic).sub_(mean).div_(std)
         return inputs
 
+    def pictures(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Turn inputs of the network back into something to look at.
+
+        Args:
+            inputs: (B, 3, P, P) as this object gives them.
+
+        Returns:
+            (B, 3, image_size, image_size) uint8, without the margin.
+        """
+        before = self.margin[0]
+        inner = inputs[:, :, before : before + self.image_size, before : before + self.image_size].float()
+        mean, std = (torch.tensor(values, device=inputs.device)[:, None, None] for values in (self.mean, self.std))
+        return inner.mul(std).add(mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+
     def _empty(self, num_images: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs with zeros in their margin, and the rows inside it: (B, image_size, 3 * image_size)."""
         before, behind = self.margin

@@ -1,48 +1,43 @@
-"""The run folder and the trackers: the only place that imports wandb, and silent on every rank but 0.
+"""The run folder, and the thread on which trackers get what is in it; silent on every rank but 0.
 
-`metrics.jsonl` in the run folder is the record; Weights & Biases and TensorBoard get the same numbers under the same
-keys. A tracker that fails never stops a run.
+`metrics.jsonl` in the run folder is the record, written before anything else happens with it. Pictures are drawn and
+trackers called on a thread of their own, in order: training does not wait for a server.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
-import netrc
-import os
-import secrets
+import queue
+import shutil
+import subprocess
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import yaml
 from PIL import Image
 
 from alexnet_dist import config as configuration
-from alexnet_dist import files
-from alexnet_dist.config import Config, UserError, WandbConfig
+from alexnet_dist import files, trackers
+from alexnet_dist.config import Config, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
-
-    Pictures = Mapping[str, npt.NDArray[np.uint8]]
+    from alexnet_dist.metrics import Counts
+    from alexnet_dist.trackers import Level, Media, Record, Tracker, Weights
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]
-WandbMode = Literal["online", "offline", "disabled"]
-STEP_AXIS = ("train/*", "optim/*", "perf/*")
-EPOCH_AXIS = ("val/*", "kernels/*", "per_class/*")
 PREEMPTED = "PREEMPTED"
 PRIVATE = 0o700  # of a new run folder: configuration and logs are their user's alone
-INIT_SECONDS = 30  # then the run is recorded offline; wandb's own limit is 90
-FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
+MOST_WAITING = 10_000  # records for a tracker that hangs; a day of them, at one in ten seconds
+GRACE_SECONDS = 30  # for the thread to end, after W&B's own limit
 
 
 # ---- the run folder -------------------------------------------------------------------------------------------------
@@ -73,7 +68,7 @@ def check(config: Config) -> None:
         UserError: naming the flags that decide.
     """
     if "wandb" in config.log.trackers:
-        wandb_mode(config.wandb)
+        trackers.wandb_mode(config.wandb)
     folder = config.out_dir
     holds_run = folder is not None and (folder / "config.yaml").exists()
     if config.resume == "must" and not holds_run:
@@ -122,17 +117,61 @@ class Lock:
             self._lock.release()
 
 
+class Worker:
+    """Does jobs one after another on a thread of its own; whoever hands one over never waits for it.
+
+    The thread does not keep the process alive: what hangs there is left behind.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
+        self._thread.start()
+        self._lost = 0
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Take a job; where thousands wait already it is left out, and `finish` says so."""
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            self._lost += 1
+
+    def finish(self, seconds: float) -> bool:
+        """Wait until all is done, but not longer than that; tell whether it is."""
+        self.do(lambda: self._jobs.put(None))
+        self._thread.join(seconds)
+        return not self._lost and not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001, PERF203 - a picture is not worth a run
+                logger.warning("a record's pictures or tables are left out: %s", error)
+
+
 class RunLog:
     """Writes a run's records on rank 0 and does nothing elsewhere.
 
     Args:
         config: of the run, its `out_dir` resolved.
         facts: what else describes the run; goes to W&B's configuration.
+        tags: what W&B files the run under, besides the configuration's own.
         enabled: whether this is rank 0.
         step: optimizer steps of the checkpoint that the run continues from; later records are cut off.
+        stop: called, on any thread, when somebody stops the run from W&B's page.
     """
 
-    def __init__(self, config: Config, *, facts: Record, enabled: bool, step: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        facts: Record,
+        tags: Sequence[str] = (),
+        enabled: bool,
+        step: int,
+        stop: Callable[[], None] | None = None,
+    ) -> None:
         assert config.out_dir is not None
         self.folder = config.out_dir
         self.enabled = enabled
@@ -140,8 +179,12 @@ class RunLog:
         self.tracking = "none"
         self._config = config
         self._facts = facts
+        self._tags = tags
         self._first_step = step
+        self._stop = stop
         self._trackers: list[Tracker] = []
+        self._alerts: set[str] = set()
+        self._worker: Worker | None = None
 
     def open(self) -> str:
         """Write the configuration, take up the records so far and start the trackers; return where they record.
@@ -163,13 +206,30 @@ class RunLog:
             raise UserError(f"the run folder {self.folder} cannot be written: {error}") from None
         described = configuration.to_dict(config) | self._facts
         if "wandb" in config.log.trackers:
-            self._start("wandb", lambda: WandbTracker(config.wandb, self.folder, described))
+            self._start(
+                "wandb",
+                lambda: trackers.WandbTracker(config.wandb, self.folder, described, tags=self._tags, stop=self._stop),
+            )
         if "tensorboard" in config.log.trackers:
-            self._start("tensorboard", lambda: TensorBoardTracker(self.folder, first_step=step))
+            self._start("tensorboard", lambda: trackers.TensorBoardTracker(self.folder, first_step=step))
         self.tracking = "; ".join(tracker.where for tracker in self._trackers) or "none"
+        self._worker = Worker()
+        for tracker in self._trackers:
+            if tracker.may_lack:
+                self._worker.do(functools.partial(_send_again, tracker, list(self.records)))
         return self.tracking
 
-    def _start(self, name: str, make: Any) -> None:  # noqa: ANN401 - a constructor of some tracker
+    def shared_id(self) -> str | None:
+        """Return the id of the W&B run that the other ranks may join; None where they need not."""
+        return next((tracker.shared_id for tracker in self._trackers if tracker.shared_id), None)
+
+    def join(self, run_id: str, *, rank: int) -> None:
+        """Record another rank's system metrics in rank 0's W&B run."""
+        tracker = functools.partial(trackers.RankTracker, self._config.wandb, self.folder, run_id=run_id, rank=rank)
+        self._start("wandb", tracker)
+        self._worker = Worker()
+
+    def _start(self, name: str, make: Callable[[], Tracker]) -> None:
         try:
             self._trackers.append(make())
         except UserError:
@@ -178,7 +238,11 @@ class RunLog:
             logger.warning("%s cannot be started and is left out: %s", name, error)
 
     def log(self, record: Record | None) -> None:
-        """Append a record, which has `global_step` and `epoch`, to metrics.jsonl and the trackers; None is nothing."""
+        """Append a record, which has `global_step` and `epoch`, to metrics.jsonl and the trackers; None is nothing.
+
+        Raises:
+            UserError: metrics.jsonl cannot be written.
+        """
         if not self.enabled or record is None:
             return
         self.records.append(record)
@@ -189,27 +253,72 @@ class RunLog:
             raise UserError(f"the run folder {self.folder} cannot be written: {error}") from None
         self._each("log", record)
 
-    def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str], *, prefix: str) -> None:
-        """Write pictures, (H, W, 3) uint8, to figures/ and send them to the trackers at the record's step and epoch."""
-        if not self.enabled:
-            return
-        (self.folder / "figures").mkdir(exist_ok=True)
-        for name, picture in pictures.items():
-            Image.fromarray(picture).save(self.folder / "figures" / f"{name}.png")
-        prefixed = {f"{prefix}{name}": picture for name, picture in pictures.items()}
-        self._each("pictures", record, prefixed, {f"{prefix}{name}": text for name, text in captions.items()})
+    def show(self, record: Record, draw: Callable[[], Media], *, send: bool = True) -> None:
+        """Have pictures drawn, written to `figures/` and `figures/epoch_0007/`, and sent to the trackers.
+
+        Args:
+            record: whose step and epoch they belong to.
+            draw: called on the thread; it must not read what training changes.
+            send: False for what only the folder's readers understand.
+        """
+
+        def job() -> None:
+            media = draw()
+            self._keep(record, media)
+            if send:
+                self._call("show", record, media)
+
+        if self.enabled and self._worker is not None:
+            self._worker.do(job)
+
+    def _keep(self, record: Record, media: Media) -> None:
+        folder = self.folder / "figures" / f"epoch_{record['epoch']:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in media.pictures.items():
+            path = folder / f"{name.rpartition('/')[2]}.png"
+            Image.fromarray(picture).save(path)
+            shutil.copyfile(path, folder.parent / path.name)  # the newest of each has a name that stays
+
+    def table(self, record: Record, name: str, make: Callable[[], Sequence[Record]]) -> None:
+        """Send a table to the trackers; `make` is called on the thread."""
+        if self.enabled and self._worker is not None:
+            self._worker.do(lambda: self._call("table", record, name, make()))
+
+    def confusion(self, record: Record, counts: Counts, class_names: Sequence[str]) -> None:
+        """Send a confusion matrix, (C, C), to the trackers."""
+        self._each("confusion", record, counts, class_names)
+
+    def alert(self, title: str, text: str, *, level: Level) -> None:
+        """Tell somebody through the trackers; the same title once a run."""
+        if title not in self._alerts:
+            self._alerts.add(title)
+            self._each("alert", title, text, level)
+
+    def publish(self, weights: Weights) -> None:
+        """Send a checkpoint's weights to the trackers; any thread may call it."""
+        self._each("publish", weights)
+
+    def write(self, name: str, content: Record) -> None:
+        """Write a JSON file into the run folder, in one step; a disk that is full hides nothing else."""
+        if self.enabled:
+            self._note(name, _json(content, indent=1) + "\n")
 
     def write_summary(self, summary: Record) -> None:
         """Write summary.json and the trackers' summaries."""
-        if not self.enabled:
-            return
-        self._note("summary.json", _json(summary, indent=1) + "\n")
+        self.write("summary.json", summary)
         self._each("summary", summary)
 
-    def mark_preempted(self, reason: str) -> None:
-        """Leave a file that says that the run was stopped and can be continued; continuing removes it."""
+    def mark_preempted(self, reason: str, *, requeue: bool) -> None:
+        """Leave a file that says that the run was stopped and can be continued; continuing removes it.
+
+        Args:
+            reason: what the file says.
+            requeue: whether W&B's sweeps should take it up again: a machine's end is no person's wish.
+        """
         if self.enabled:
             self._note(PREEMPTED, reason + "\n")
+        if requeue:
+            self._each("preempted")
 
     def _note(self, name: str, text: str) -> None:
         """Write a file at the end of a run, whose own ending a full disk must not hide."""
@@ -218,12 +327,21 @@ class RunLog:
         except OSError as error:
             logger.error("%s cannot be written: %s", self.folder / name, error)
 
-    def close(self) -> None:
+    def close(self, exit_code: int = 0) -> None:
         """End the trackers; waits for uploads, but not for ever."""
-        self._each("close")
+        self._each("close", exit_code)
+        if self._worker is not None and not self._worker.finish(trackers.FINISH_SECONDS + GRACE_SECONDS):
+            logger.warning("a tracker hangs: what it has not taken is in metrics.jsonl and figures/ alone")
+            trackers.kill_service()
+        self._worker = None
         self._trackers.clear()
 
     def _each(self, method: str, *arguments: object) -> None:
+        """Have the thread call every tracker."""
+        if self._worker is not None:
+            self._worker.do(lambda: self._call(method, *arguments))
+
+    def _call(self, method: str, *arguments: object) -> None:
         """Call every tracker; one that fails is dropped, and the run goes on."""
         for tracker in list(self._trackers):
             try:
@@ -233,10 +351,36 @@ class RunLog:
                 logger.warning("%s failed and is dropped, metrics.jsonl goes on: %s", type(tracker).__name__, error)
 
 
+def _send_again(tracker: Tracker, records: Sequence[Record]) -> None:
+    for record in records:
+        tracker.log(record)
+
+
+def code_version() -> str | None:
+    """Return the git commit of this package's checkout, with `-dirty` where files differ; None if it is installed."""
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed package may lie within another checkout
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603
+
+
 def _json(record: Record, *, indent: int | None = None) -> str:
     """Return JSON, which has no NaN and no infinity: they become null."""
-    finite = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in record.items()}
-    return json.dumps(finite, indent=indent, allow_nan=False)
+    return json.dumps(_finite(record), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_records(path: Path, *, last_step: int) -> list[Record]:
@@ -252,181 +396,3 @@ def _read_records(path: Path, *, last_step: int) -> list[Record]:
         if isinstance(record, dict) and record.get("global_step", last_step + 1) <= last_step:
             records.append(record)
     return records
-
-
-# ---- trackers -------------------------------------------------------------------------------------------------------
-
-
-class Tracker(Protocol):
-    """Where records go besides the run folder."""
-
-    where: str
-
-    def log(self, record: Record) -> None:
-        """Take a record of numbers."""
-
-    def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str]) -> None:
-        """Take pictures that belong to a record."""
-
-    def summary(self, summary: Record) -> None:
-        """Take the run's results."""
-
-    def close(self) -> None:
-        """Finish what is under way."""
-
-
-def wandb_mode(config: WandbConfig) -> tuple[WandbMode, str]:
-    """Decide between online, offline and disabled, and say why.
-
-    Raises:
-        UserError: online was asked for and there is no login; wandb would ask for a key in the middle of a launch.
-    """
-    from_environment = os.environ.get("WANDB_MODE", "").lower().replace("dryrun", "offline")  # its former name
-    login = _wandb_login()
-    mode: WandbMode
-    if config.mode != "auto":
-        mode, reason = config.mode, "asked for"
-    elif from_environment in ("online", "offline", "disabled"):
-        mode, reason = cast("WandbMode", from_environment), "WANDB_MODE"
-    else:
-        mode, reason = ("online", login) if login else ("offline", "no login: wandb login")
-    if mode == "online" and not login:
-        raise UserError(f"W&B online ({reason}) needs a login: run `wandb login`, or give --wandb.mode offline")
-    return mode, reason
-
-
-def _wandb_login() -> str | None:
-    """Return where a key would come from; never the key."""
-    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if os.environ.get(variable):
-            return variable
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc  # with the port, as wandb has it
-    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    try:
-        _, _, key = netrc.netrc(path).authenticators(host) or ("", "", "")
-        return str(path) if key else None
-    except (OSError, netrc.NetrcParseError):
-        return None
-
-
-class WandbTracker:
-    """One W&B run per run folder: its id is kept there, so that a continued run stays one run.
-
-    Args:
-        config: project, names, mode.
-        folder: the run folder; W&B's own files go to its `wandb/`.
-        described: the configuration and facts of the run.
-    """
-
-    def __init__(self, config: WandbConfig, folder: Path, described: Record) -> None:
-        mode, reason = wandb_mode(config)
-        (folder / "wandb").mkdir(exist_ok=True)
-        for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-            os.environ.setdefault(variable, str((folder / "wandb").resolve()))
-        import wandb  # 0.6 s
-
-        self._wandb = wandb
-        settings = wandb.Settings(
-            silent=True,
-            save_code=False,
-            disable_git=True,  # a remote's address may hold a token, and a diff anything
-            **_known_settings(wandb, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS),
-        )
-        arguments: Record = {
-            "project": config.project,
-            "entity": config.entity,
-            "name": config.name or folder.resolve().name,
-            "tags": list(config.tags),
-            "id": _run_id(folder / "wandb" / "run_id"),
-            "resume": "allow",
-            "dir": str(folder),
-            "config": described,
-            "settings": settings,
-        }
-        try:
-            self._run = wandb.init(mode=mode, **arguments)
-        except Exception as error:
-            if mode != "online":
-                raise
-            logger.warning("W&B is not reachable (%s): this run is recorded offline", error)
-            mode, reason = "offline", "not reachable"
-            wandb.teardown()  # its service still holds the run's id
-            self._run = wandb.init(mode=mode, **arguments)
-        sync = f", later: wandb sync {Path(self._run.dir).parent}" if mode == "offline" else ""
-        address = f" {self._run.url}" if mode == "online" else ""
-        self._online = mode == "online"
-        self.where = f"W&B {mode} ({reason}){address}{sync}"
-        self._run.define_metric("global_step", hidden=True)
-        self._run.define_metric("epoch", hidden=True)
-        for pattern in STEP_AXIS:
-            self._run.define_metric(pattern, step_metric="global_step")
-        for pattern in EPOCH_AXIS:
-            self._run.define_metric(pattern, step_metric="epoch")
-
-    def log(self, record: Record) -> None:
-        """Take a record of numbers."""
-        self._run.log(record)
-
-    def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str]) -> None:
-        """Send all pictures in one call, with the axes they belong to. wandb 0.31 takes uint8 as it is."""
-        images = {name: self._wandb.Image(picture, caption=captions.get(name)) for name, picture in pictures.items()}
-        self._run.log({"global_step": record["global_step"], "epoch": record["epoch"], **images})
-
-    def summary(self, summary: Record) -> None:
-        """Set the run's summary, with `best/top1` for sweeps."""
-        self._run.summary.update(summary | {"best/top1": summary.get("best_top1")})
-
-    def close(self) -> None:
-        """Finish the run; what is not uploaded by then waits on the disk for `wandb sync`."""
-        began = time.monotonic()
-        self._run.finish()
-        if self._online and time.monotonic() - began >= FINISH_SECONDS:
-            logger.warning("W&B did not take all in time: wandb sync %s", Path(self._run.dir).parent)
-
-
-def _known_settings(wandb: Any, **settings: object) -> dict[str, Any]:  # noqa: ANN401 - the module
-    """Keep the settings that this version of wandb has."""
-    return {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
-
-
-def _run_id(path: Path) -> str:
-    if not path.exists():
-        path.write_text(secrets.token_hex(4), encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
-
-
-class TensorBoardTracker:
-    """Event files in the run folder's `tensorboard/`.
-
-    Args:
-        folder: the run folder.
-        first_step: records of later steps, from before a resume, are hidden.
-    """
-
-    def __init__(self, folder: Path, *, first_step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("--log.trackers tensorboard needs the package: pip install tensorboard") from None
-        self._writer: Any = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
-        self.where = f"TensorBoard: tensorboard --logdir {folder / 'tensorboard'}"
-
-    def log(self, record: Record) -> None:
-        """Take a record of numbers."""
-        for key, value in record.items():
-            if isinstance(value, int | float) and key != "global_step":
-                self._writer.add_scalar(key, value, record["global_step"])
-
-    def pictures(self, record: Record, pictures: Pictures, captions: Mapping[str, str]) -> None:
-        """Take pictures; TensorBoard has no captions."""
-        del captions
-        for name, picture in pictures.items():
-            self._writer.add_image(name, picture, record["global_step"], dataformats="HWC")
-
-    def summary(self, summary: Record) -> None:
-        """Note the results as text."""
-        self._writer.add_text("summary", "```\n" + json.dumps(summary, indent=1) + "\n```")
-
-    def close(self) -> None:
-        """Flush the event file."""
-        self._writer.close()

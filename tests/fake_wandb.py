@@ -6,10 +6,25 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass
+class Artifact:
+    """A version of an artifact, as a run made it."""
+
+    name: str
+    type: str
+    metadata: dict[str, Any]
+    aliases: set[str]
+    """A later version takes them away."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Besides its files, what wandb lists them in: wandb_manifest.json."""
+    committed: bool = False
 
 
 @dataclass
@@ -24,6 +39,24 @@ class Server:
     """Once such a path or operation is asked for, the mode becomes `afterwards`."""
     afterwards: str = "silent"
     over: threading.Event = field(default_factory=threading.Event)
+    stopped: bool = False
+    """Whether somebody has pressed Stop on the run's page."""
+    artifacts: list[Artifact] = field(default_factory=list)
+    sweep: dict[str, Any] = field(default_factory=dict)
+    """The content of a sweep's file; of each sweep that is asked for."""
+    commands: list[dict[str, Any]] = field(default_factory=list)
+    """What an agent is told at its next heartbeats: runs one after the other, and at last to go."""
+
+    @property
+    def history(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows of each run, without wandb's own keys."""
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for path, body in self.requests:
+            if path.endswith("/file_stream"):
+                lines = json.loads(body).get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
+                found = [{key: x for key, x in json.loads(line).items() if key[0] != "_"} for line in lines]
+                rows.setdefault(path.split("/")[-2], []).extend(found)
+        return rows
 
 
 def answer(query: dict[str, Any], server: Server) -> dict[str, Any]:
@@ -31,6 +64,9 @@ def answer(query: dict[str, Any], server: Server) -> dict[str, Any]:
     text = str(query.get("query", ""))
     variables = query.get("variables") or {}
     fields = set(re.findall(r"\w+", text))
+    for name, special in SPECIAL.items():
+        if name in fields:
+            return {name: special(variables, server)}
     if "upsertBucket" in fields:
         project = {"name": variables.get("project") or "p", "entity": {"name": "e"}}
         bucket = {
@@ -51,7 +87,81 @@ def answer(query: dict[str, Any], server: Server) -> dict[str, Any]:
         return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": uploads}}
     if "viewer" in fields:
         return {"viewer": {"id": "v", "username": "u", "entity": "e", "flags": "{}", "teams": {"edges": []}}}
+    if fields & {"artifactType", "sweepName"}:
+        sweep = {"id": "s", "name": "s", "config": json.dumps(server.sweep), "runs": {"edges": []}}
+        return {"project": {"artifact": None, "sweep": sweep}}
     return {}
+
+
+# ---- artifacts ------------------------------------------------------------------------------------------------------
+
+
+def create_artifact(variables: dict[str, Any], server: Server) -> dict[str, Any]:
+    """Take a new version, whose files are still to come."""
+    asked = variables["input"]
+    aliases = {alias["alias"] for alias in asked["aliases"]}
+    metadata = json.loads(asked["metadata"] or "{}")
+    server.artifacts.append(
+        Artifact(asked["artifactCollectionName"], asked["artifactTypeName"], metadata=metadata, aliases=aliases)
+    )
+    number = str(len(server.artifacts) - 1)
+    return {"artifact": {"id": number, "state": "PENDING", "artifactSequence": {"id": "q", "latestArtifact": None}}}
+
+
+def create_manifest(variables: dict[str, Any], server: Server) -> dict[str, Any]:
+    """Tell where the list of files goes."""
+    url = _upload_url(server, variables["artifactID"], "wandb_manifest.json")
+    return {"artifactManifest": {"id": "m", "file": {"id": "f", "uploadUrl": url, "uploadHeaders": []}}}
+
+
+def create_files(variables: dict[str, Any], server: Server) -> dict[str, Any]:
+    """Tell where the files go."""
+    nodes = [
+        {
+            "storagePath": file["name"],
+            "uploadUrl": _upload_url(server, file["artifactID"], file["name"]),
+            "uploadHeaders": [],
+            "uploadMultipartUrls": None,
+            "artifact": {"id": file["artifactID"]},
+        }
+        for file in variables["input"]["artifactFiles"]
+    ]
+    return {"files": {"edges": [{"node": node} for node in nodes]}}
+
+
+def commit_artifact(variables: dict[str, Any], server: Server) -> dict[str, Any]:
+    """Move the aliases to a version that is complete."""
+    new = server.artifacts[int(variables["artifactID"])]
+    new.committed = True
+    for artifact in server.artifacts:
+        if artifact is not new and artifact.name == new.name:
+            artifact.aliases -= new.aliases
+    return {"artifact": {"id": variables["artifactID"], "digest": "d"}}
+
+
+def _upload_url(server: Server, artifact: str, name: str) -> str:
+    return f"http://127.0.0.1:{server.port}/artifacts/{artifact}/{name}"
+
+
+# ---- sweeps ---------------------------------------------------------------------------------------------------------
+
+
+def heartbeat(variables: dict[str, Any], server: Server) -> dict[str, Any]:
+    """Tell an agent what to do."""
+    commands = server.commands or [{"type": "exit"}]  # which kills what still runs
+    waits = commands[0]["type"] in ("run", "exit") and json.loads(variables["runState"])
+    return {"agent": {"id": "a"}, "commands": json.dumps([] if waits else [commands.pop(0)])}
+
+
+SPECIAL: dict[str, Callable[[dict[str, Any], Server], dict[str, Any]]] = {
+    "createArtifact": create_artifact,
+    "createArtifactManifest": create_manifest,
+    "createArtifactFiles": create_files,
+    "commitArtifact": commit_artifact,
+    "createAgent": lambda *_: {"agent": {"id": "a"}},
+    "agentHeartbeat": heartbeat,
+    "notifyScriptableRunAlert": lambda *_: {"success": True},
+}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,6 +185,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         code, data = (500, {"error": "broken"}) if server.mode == "500" else (200, {})
         if code == 200 and self.path == "/graphql":
             data = {"data": answer(json.loads(body), server)}
+        if code == 200 and self.path.startswith("/artifacts/"):
+            _, _, number, name = self.path.split("/", 3)
+            server.artifacts[int(number)].files[urllib.parse.unquote(name)] = body
+        if code == 200 and server.stopped and self.path.endswith("/file_stream"):
+            data = {"stopped": True}
         content = json.dumps(data).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")

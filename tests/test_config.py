@@ -24,7 +24,7 @@ optim.name optim.lr optim.schedule optim.warmup_epochs optim.weight_decay optim.
 optim.ema optim.accumulate
 runtime.precision runtime.cpu runtime.compile runtime.comm_hook runtime.timeout_seconds
 log.every_steps log.kernels_every_epochs log.conv2_kernel log.trackers
-wandb.mode wandb.project wandb.entity wandb.name wandb.tags
+wandb.mode wandb.project wandb.entity wandb.name wandb.group wandb.job_type wandb.tags wandb.artifacts wandb.shared
 checkpoint.every_steps checkpoint.every_epochs checkpoint.keep
 """.split()
 

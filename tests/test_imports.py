@@ -13,15 +13,17 @@ LEVELS = [
     {"config", "seeds", "files"},
     {"imagedata", "layers"},
     {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures", "tracing"},
-    {"data"},
+    {"data", "trackers"},
     {"distributed", "runlog", "checkpoint", "console", "interrupts", "heartbeat"},
-    {"engine", "cards"},
+    {"engine", "cards", "report"},
+    {"exhibits"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HOMES = {
-    "wandb": {"runlog"},
-    "tensorboard": {"runlog"},
-    "accelerate": {"distributed", "interrupts", "heartbeat", "engine", "cards", "train"},
+    "wandb": {"trackers"},
+    "jinja2": {"report"},
+    "plotly": {"report"},
+    "accelerate": {"distributed", "interrupts", "heartbeat", "engine", "cards", "trackers", "train"},
     "datasets": {"data", "decode"},
     "matplotlib": {"figures"},
     "tyro": {"config"},

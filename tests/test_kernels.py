@@ -10,7 +10,7 @@ from alexnet_dist import kernels
 SIDE = {"conv1": 11, "conv2": 5}
 PIXEL = {"conv1": 6, "conv2": 13}
 LINE = 2  # width of the white lines between kernels
-NAMES = [f"{layer}_{which}" for layer in ("conv1", "conv2") for which in ("before", "now", "diff")]
+NAMES = [f"{layer}_{which}" for layer in ("conv1", "conv2", "conv2_overview") for which in ("before", "now", "diff")]
 
 
 def blank(value=0.0):
@@ -46,10 +46,12 @@ def draw(before, now, conv2_kernel=0):
 
 def test_sizes_and_types():
     pictures = kernels.named(draw(random_weights(0), random_weights(1)))
-    assert list(pictures) == NAMES
+    assert list(pictures) == [*NAMES, "summary"]
+    sides = {"conv1": [8 * (11 * 6 + 2) + 2] * 2, "conv2": [8 * (5 * 13 + 2) + 2] * 2}
+    sides["conv2_overview"] = [rows * (5 * 6 + 2) + 2 for rows in (12, 16)]
     for name, picture in pictures.items():
-        side = {"conv1": 8 * (11 * 6 + 2) + 2, "conv2": 8 * (5 * 13 + 2) + 2}[name[:5]]
-        assert picture.shape == (side, side, 3), name
+        if name != "summary":
+            assert picture.shape == (*sides[name.rpartition("_")[0]], 3), name
         assert picture.dtype == np.uint8
 
 
@@ -147,12 +149,13 @@ def test_before_and_now_share_one_scale(layer):
 def test_no_change_is_mid_grey_everywhere():
     weights = random_weights(0)
     for layer, drawn in draw(weights, weights).items():
-        for index in range(64):
+        for index in range(64 if layer in SIDE else 0):
             assert (tile(drawn.diff, index, layer) == 128).all()
+        assert set(np.unique(drawn.diff)) == {128, 255}
         assert drawn.largest_change == 0.0
         assert drawn.relative_change == 0.0
         assert (drawn.before == drawn.now).all()
-        assert "nan" not in "".join(drawn.captions.values())
+        assert "nan" not in "".join(drawn.captions("now").values())
 
 
 def test_difference_is_mid_grey_exactly_where_nothing_changed():
@@ -216,14 +219,76 @@ def test_captions_name_the_scale():
     before, now = blank(), blank(0.25)
     now["conv1"][0, 0, 0, 0] = -0.125
     before["conv1"][1] = 1.0
-    captions = kernels.captions(draw(before, now))
-    assert list(captions) == NAMES
+    captions = kernels.captions(draw(before, now), when="epoch 12, step 4680")
+    assert list(captions) == [*NAMES, "summary"]
+    for name, text in captions.items():
+        assert ("before training" in text) == name.endswith("before")
+        assert ("epoch 12, step 4680" in text) != name.endswith("before")
+        assert ("relative change" in text) != name.endswith("before")
     for which in ("before", "now"):
         assert "-0.125" in captions[f"conv1_{which}"]
         assert "+1.000" in captions[f"conv1_{which}"]
         assert "+0.250" in captions[f"conv2_{which}"]
     assert "0.7500" in captions["conv1_diff"]
     assert "0.2500" in captions["conv2_diff"]
+
+
+def test_numbers_beside_the_pictures():
+    before = random_weights(0)
+    now = {name: 2 * weight for name, weight in before.items()}
+    now["conv1"][3] = -before["conv1"][3]
+    found = kernels.numbers(before, now)
+    assert found["conv2_rel_change"] == pytest.approx(1.0)
+    assert found["conv2_cosine"] == pytest.approx(1.0)
+    sizes = now["conv1"].flatten(1).double().norm(dim=1)
+    assert found["conv1_norm_min"] == pytest.approx(float(sizes.min())) == pytest.approx(float(sizes[3]))
+    assert found["conv1_norm_median"] == pytest.approx(float(sizes.sort().values[31]))
+    assert found["conv1_norm_max"] == pytest.approx(float(sizes.max()))
+    start, weights = (all_of["conv1"].double().flatten() for all_of in (before, now))
+    assert found["conv1_cosine"] == pytest.approx(float(start @ weights / start.norm() / weights.norm()), rel=1e-5)
+    assert found["conv1_dead"] == found["conv2_dead"] == 0
+    assert {name: tuple(norms.shape) for name, norms in kernels.norms(now).items()} == {"conv1": (64,), "conv2": (192,)}
+    assert torch.allclose(kernels.norms(now)["conv1"].double(), sizes)
+
+
+def test_dead_kernels_are_empty_or_have_never_moved():
+    before = random_weights(0)
+    now = {name: weight + 0.1 for name, weight in before.items()}
+    assert kernels.num_dead(before["conv1"], now["conv1"]) == 0
+    now["conv1"][5] = before["conv1"][5]  # no gradient has ever reached it
+    now["conv1"][6] = 0.005 * before["conv1"][6]  # decayed away
+    now["conv1"][7] = 0.05 * before["conv1"][7]  # small, and alive
+    assert kernels.num_dead(before["conv1"], now["conv1"]) == 2
+    assert kernels.num_dead(before["conv2"], before["conv2"]) == 0, "a network that was not trained is not dead"
+
+
+def test_the_overview_shows_all_of_conv2_by_their_channels_mean():
+    now = blank()
+    now["conv2"][17, 0, 2, 3] = 64.0  # second row, second column; the mean over 64 channels is 1
+    now["conv2"][191, :, 4, 4] = 1.0
+    picture = draw(blank(), now)["conv2_overview"].now
+    lit = np.argwhere(picture[..., 0] == 255)
+    assert picture.shape[0] == 12 * 32 + 2
+    for index, row, column in ((17, 2, 3), (191, 4, 4)):
+        top, left = (LINE + 32 * place for place in divmod(index, 16))
+        square = picture[top + 6 * row : top + 6 * row + 6, left + 6 * column : left + 6 * column + 6]
+        assert (square == 255).all()
+    lines = 3 * picture.shape[0] * picture.shape[1] - 3 * 192 * 30 * 30
+    assert 3 * len(lit) == lines + 2 * 3 * 36
+
+
+def test_the_summary_holds_all_six_pictures():
+    pictures = kernels.named(draw(random_weights(0), random_weights(1)))
+    summary = pictures["summary"]
+    for row, layer in enumerate(("conv1", "conv2")):
+        for column, which in enumerate(("before", "now", "diff")):
+            expected = pictures[f"{layer}_{which}"]
+            side = len(expected)
+            top = kernels.HEADING + row * (len(pictures["conv1_now"]) + kernels.HEADING)
+            left = column * (len(pictures["conv1_now"]) + kernels.HEADING) + kernels.HEADING // 2
+            assert np.array_equal(summary[top : top + side, left : left + side], expected)
+            heading = summary[top - kernels.HEADING : top, left : left + side]
+            assert (heading < 128).any(), "it has a heading"
 
 
 # ---- snapshots ------------------------------------------------------------------------------------------------------

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.metrics import EvalCounts, Evaluation, StepWindow
+from alexnet_dist.metrics import EvalCounts, Evaluation, Mistake, StepWindow, worst_of
 
 
 def count(batches, num_classes):
     counts = EvalCounts(num_classes, torch.device("cpu"))
     for logits, labels, losses in batches:
-        counts.add(torch.tensor(logits), torch.tensor(labels), torch.tensor(losses))
+        counts.add(torch.tensor(logits), torch.tensor(labels), torch.tensor(losses), torch.arange(len(labels)))
     return counts
 
 
 def evaluation(confusion, loss=1.0):
-    return Evaluation(loss=loss, confusion=np.array(confusion, dtype=np.int64))
+    return Evaluation(loss=loss, confusion=np.array(confusion, dtype=np.int64), num_top5=0, worst=())
 
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
@@ -42,16 +42,46 @@ def test_counts_do_not_depend_on_the_batches():
     logits, labels = torch.randn(101, 7, generator=generator), torch.randint(7, (101,), generator=generator)
     losses = torch.rand(101, generator=generator)
     whole, parts = (EvalCounts(7, torch.device("cpu")) for _ in range(2))
-    whole.add(logits, labels, losses)
+    ids = torch.arange(101)
+    whole.add(logits, labels, losses, ids)
     for size in (1, 64, 36):
         start = int(parts.confusion.sum())
         chunk = slice(start, start + size)
-        parts.add(logits[chunk], labels[chunk], losses[chunk])
+        parts.add(logits[chunk], labels[chunk], losses[chunk], ids[chunk])
     assert torch.equal(whole.confusion, parts.confusion)
     assert int(parts.confusion.sum()) == 101
     assert parts.loss_sum.item() == pytest.approx(whole.loss_sum.item(), rel=1e-12)
     by_hand = [[int(((labels == t) & (logits.argmax(1) == p)).sum()) for p in range(7)] for t in range(7)]
     assert whole.confusion.view(7, 7).tolist() == by_hand
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(dim=1)
+    assert int(whole.num_top5) == int(parts.num_top5) == int((ranks < 5).sum())
+    wrong = [i for i in range(101) if logits[i].argmax() != labels[i]]
+    worst = sorted(wrong, key=lambda i: -losses[i])[:9]
+    assert [mistake.id for mistake in whole.worst(9)] == [mistake.id for mistake in parts.worst(9)] == worst
+
+
+def test_worst_mistakes_say_what_was_taken_for_what():
+    logits = [[0.0, 2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0], [5.0, 0.0, 0.0]]
+    counts = count([(logits, [0, 0, 1, 2], [2.0, 0.1, math.nan, 5.0])], num_classes=3)
+    worst = counts.worst(64)
+    assert [(m.id, m.label, m.predicted) for m in worst] == [(2, 1, 2), (3, 2, 0), (0, 0, 1)], "NaN is worst of all"
+    assert worst[2].probability == pytest.approx(math.exp(2) / (math.exp(2) + 2))
+    assert worst[2].loss == 2.0
+    assert [m.id for m in counts.worst(1)] == [2]
+    assert EvalCounts(3, torch.device("cpu")).worst(64) == [], "a rank without a share"
+    assert count([([[1.0, 0.0]], [0], [0.1])], num_classes=2).worst(64) == [], "no mistakes"
+
+
+def test_the_worst_of_all_ranks_do_not_depend_on_who_saw_them():
+    mistakes = [Mistake(id=i, label=0, predicted=1, probability=0.5, loss=loss) for i, loss in enumerate([1, 3, 3, 2])]
+    expected = (mistakes[1], mistakes[2], mistakes[3])
+    assert worst_of(mistakes, 3) == worst_of(reversed(mistakes), 3) == expected
+
+
+def test_top5_is_for_more_than_five_classes():
+    five, six = (Evaluation(1.0, np.eye(n, dtype=np.int64), num_top5=3, worst=()) for n in (5, 6))
+    assert five.top5 is None
+    assert six.top5 == 0.5
 
 
 def test_summed_loss_keeps_what_float32_would_lose():

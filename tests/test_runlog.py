@@ -5,7 +5,9 @@ import json
 import logging
 import math
 import os
-import sys
+import subprocess
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -16,9 +18,11 @@ import wandb
 from PIL import Image
 
 from alexnet_dist import config as configuration
-from alexnet_dist import files, runlog
+from alexnet_dist import files, runlog, trackers
 from alexnet_dist.config import Config, LogConfig, OptimConfig, UserError, WandbConfig
+from alexnet_dist.trackers import Media, Tracker
 
+BLACK = np.zeros((2, 2, 3), np.uint8)
 KEY = "0123456789abcdef0123456789abcdef01234567"  # of the length of a real one
 
 
@@ -45,8 +49,10 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def start(folder, *, step=0, enabled=True, **changes):
-    log = runlog.RunLog(config_for(folder, **changes), facts={"num_classes": 10}, enabled=enabled, step=step)
+def start(folder, *, step=0, enabled=True, tags=(), stop=None, **changes):
+    log = runlog.RunLog(
+        config_for(folder, **changes), facts={"num_classes": 10}, tags=tags, enabled=enabled, step=step, stop=stop
+    )
     log.open()
     return log
 
@@ -282,8 +288,9 @@ def test_a_run_that_begins_anew_keeps_no_old_records(tmp_path):
 def test_other_ranks_write_nothing(tmp_path):
     log = start(tmp_path / "run", enabled=False, log=LogConfig(), wandb=WandbConfig(mode="offline"))
     log.log(record(1))
-    log.pictures(record(1), {"p": np.zeros((2, 2, 3), np.uint8)}, {"p": "caption"}, prefix="kernels/")
+    log.show(record(1), lambda: pytest.fail("drawn"))
     log.write_summary({"status": "finished"})
+    log.mark_preempted("SIGTERM", requeue=True)
     log.close()
     assert not (tmp_path / "run").exists()
     assert log.records == []
@@ -300,10 +307,67 @@ def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
 
 def test_pictures_are_saved_as_they_are(tmp_path):
     log = start(tmp_path / "run")
-    picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    log.pictures(record(1), {"conv1_now": picture}, {"conv1_now": "caption"}, prefix="kernels/")
-    with Image.open(tmp_path / "run" / "figures" / "conv1_now.png") as image:
-        assert np.array_equal(np.array(image), picture)
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (7, 5, 3), dtype=np.uint8) for _ in range(3)]
+    for epoch, picture in enumerate(pictures):
+        at = {"global_step": 5 * epoch, "epoch": epoch}
+        log.show(at, lambda picture=picture: Media({"kernels/conv1_now": picture}))
+    log.close()
+    figures = tmp_path / "run" / "figures"
+    for folder, expected in [*((f"epoch_{epoch:04d}", pictures[epoch]) for epoch in range(3)), (".", pictures[2])]:
+        with Image.open(figures / folder / "conv1_now.png") as image:
+            assert np.array_equal(np.array(image), expected)
+
+
+def test_a_picture_that_cannot_be_drawn_or_written_costs_nothing_else(tmp_path, caplog):
+    log = start(tmp_path / "run")
+    log._trackers = [recorder := Recorder()]
+    log.show(record(1), lambda: 1 / 0)
+    (tmp_path / "run" / "figures").write_text("in the way")
+    log.show(record(1), lambda: Media({"kernels/p": BLACK}))
+    log.log(record(1))
+    log.close()
+    assert recorder.calls == ["log", "close"]
+    assert caplog.text.count("left out") == 2
+    assert lines_of(log.folder) == [record(1)]
+
+
+def test_some_pictures_are_the_folders_alone(tmp_path):
+    log = start(tmp_path / "run")
+    log._trackers = [recorder := Recorder()]
+    log.show(record(1), lambda: Media({"errors": BLACK}), send=False)
+    log.close()
+    assert (tmp_path / "run" / "figures" / "errors.png").exists()
+    assert recorder.calls == ["close"]
+
+
+def test_nested_numbers_that_are_not_finite_become_null(tmp_path):
+    start(tmp_path / "run").write("evaluation.json", {"worst": [{"loss": math.inf, "id": 3}]})
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == {"worst": [{"loss": None, "id": 3}]}
+
+
+def test_code_version_is_a_commit_of_this_checkout(tmp_path, monkeypatch):
+    source = tmp_path / "checkout" / "alexnet_dist" / "runlog.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("")
+    monkeypatch.setattr(runlog, "__file__", str(source))
+
+    def git(*words):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path / "checkout"), *identity, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert runlog.code_version() is None, "no checkout"
+    git("init")
+    assert runlog.code_version() is None, "installed within somebody else's checkout"
+    git("add", ".")
+    git("commit", "-m", "all")
+    commit = git("rev-parse", "HEAD")
+    assert runlog.code_version() == commit
+    source.write_text("changed")
+    assert runlog.code_version() == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert runlog.code_version() is None, "no git"
 
 
 # ---- the summary ----------------------------------------------------------------------------------------------------
@@ -342,36 +406,36 @@ def test_write_text_replaces_and_leaves_nothing_behind(tmp_path):
 # ---- trackers that fail ---------------------------------------------------------------------------------------------
 
 
-class Recorder:
+class Recorder(Tracker):
     where = "recorder"
 
     def __init__(self, *, breaks_at=None):
         self.calls = []
+        self.threads = set()
         self.breaks_at = breaks_at
+
+    def __getattribute__(self, name):
+        return (lambda *_: self._take(name)) if name in CALLS else super().__getattribute__(name)
 
     def _take(self, method):
         self.calls.append(method)
+        self.threads.add(threading.current_thread())
         if method == self.breaks_at:
             raise RuntimeError("the tracker is gone")
 
-    def log(self, record):
-        assert record["epoch"] == 1
-        self._take("log")
 
-    def pictures(self, record, pictures, captions):
-        assert list(pictures) == list(captions) == ["kernels/p"]
-        assert record["epoch"] == 1
-        self._take("pictures")
-
-    def summary(self, summary):
-        assert summary == {"status": "finished"}
-        self._take("summary")
-
-    def close(self):
-        self._take("close")
+CALLS = ["log", "show", "confusion", "table", "alert", "publish", "summary", "preempted", "close"]
 
 
-CALLS = ["log", "pictures", "summary", "close"]
+def call_all(log):
+    log.log(record(1))
+    log.show(record(1), lambda: Media({"kernels/p": BLACK}))
+    log.confusion(record(1), np.eye(2, dtype=np.int64), ("a", "b"))
+    log.table(record(1), "errors", list)
+    log.alert("title", "text", level="INFO")
+    log.publish(None)
+    log.write_summary({"status": "finished"})
+    log.mark_preempted("SIGTERM", requeue=True)
 
 
 @pytest.mark.parametrize("method", CALLS)
@@ -380,19 +444,54 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(method, tmp_path, c
     broken, healthy = Recorder(breaks_at=method), Recorder()
     log._trackers = [broken, healthy]
     with caplog.at_level(logging.WARNING):
-        for step in (1, 2):
-            log.log(record(step))
-            log.pictures(record(step), {"p": np.zeros((2, 2, 3), np.uint8)}, {"p": "c"}, prefix="kernels/")
-        log.write_summary({"status": "finished"})
+        call_all(log)
+        log.log(record(2))
         log.close()
     assert [entry.message for entry in caplog.records] == [
         "Recorder failed and is dropped, metrics.jsonl goes on: the tracker is gone"
     ]
     assert broken.calls.count(method) == 1, "no second chance"
     assert broken.calls[-1] == method
-    assert healthy.calls == ["log", "pictures", "log", "pictures", "summary", "close"]
+    assert healthy.calls == [*CALLS[:-1], "log", "close"]
     assert len(lines_of(log.folder)) == 2
     assert json.loads((log.folder / "summary.json").read_text()) == {"status": "finished"}
+
+
+def test_trackers_are_called_on_a_thread_of_their_own_that_ends(tmp_path):
+    log = start(tmp_path / "run")
+    log._trackers = [recorder := Recorder()]
+    call_all(log)
+    log.close()
+    (thread,) = recorder.threads
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
+
+
+class Hanging(Tracker):
+    """A server that never answers, until the test is over."""
+
+    def __init__(self):
+        self.over = threading.Event()
+
+    def log(self, record):
+        del record
+        self.over.wait()
+
+
+def test_a_tracker_that_hangs_holds_nobody(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(runlog, "MOST_WAITING", 5)
+    monkeypatch.setattr(runlog, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.1)
+    log = start(tmp_path / "run")
+    log._trackers = [hanging := Hanging()]
+    began = time.monotonic()
+    for step in range(1, 20):
+        log.log(record(step))
+    log.close()
+    assert time.monotonic() - began < 5
+    hanging.over.set()
+    assert "a tracker hangs" in caplog.text
+    assert len(lines_of(log.folder)) == 19
 
 
 def offline(folder, **changes):
@@ -410,7 +509,9 @@ def test_a_tracker_that_cannot_start_is_left_out(tmp_path, monkeypatch, caplog):
 
 def test_an_unreachable_server_means_offline(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    run = SimpleNamespace(dir=str(tmp_path / "x" / "files"), define_metric=lambda *_a, **_k: None, finish=lambda: None)
+    run = SimpleNamespace(
+        dir=str(tmp_path / "x" / "files"), define_metric=lambda *_a, **_k: None, finish=lambda **_k: None
+    )
     modes = []
 
     def init(*, mode, **_arguments):
@@ -422,238 +523,6 @@ def test_an_unreachable_server_means_offline(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(wandb, "init", init)
     log = offline(tmp_path / "run", wandb=WandbConfig())
     assert modes == ["online", "offline"]
-    assert log.tracking == f"W&B offline (not reachable), later: wandb sync {tmp_path / 'x'}"
+    assert log.tracking == f"W&B offline (not reachable), later: wandb sync {tmp_path / 'run' / 'wandb'}"
     assert "W&B is not reachable (no answer)" in caplog.text
     assert KEY not in caplog.text + log.tracking
-
-
-# ---- where W&B records go -------------------------------------------------------------------------------------------
-
-
-def netrc_file(path, host="api.wandb.ai"):
-    path.write_text(f"machine {host}\n  login user\n  password {KEY}\n")
-    path.chmod(0o600)
-    return str(path)
-
-
-MODES = [  # asked for, WANDB_MODE, login -> mode, reason
-    ("auto", None, False, "offline", "no login: wandb login"),
-    ("auto", None, True, "online", "WANDB_API_KEY"),
-    ("auto", "online", True, "online", "WANDB_MODE"),
-    ("auto", "offline", True, "offline", "WANDB_MODE"),
-    ("auto", "Disabled", True, "disabled", "WANDB_MODE"),
-    ("auto", "", True, "online", "WANDB_API_KEY"),
-    ("auto", "nonsense", False, "offline", "no login: wandb login"),
-    ("online", None, True, "online", "asked for"),
-    ("online", "disabled", True, "online", "asked for"),
-    ("offline", None, True, "offline", "asked for"),
-    ("offline", "online", True, "offline", "asked for"),
-    ("disabled", "online", False, "disabled", "asked for"),
-]
-
-
-@pytest.mark.parametrize("case", MODES)
-def test_wandb_mode(case, monkeypatch):
-    asked, variable, login, mode, reason = case
-    if variable is not None:
-        monkeypatch.setenv("WANDB_MODE", variable)
-    if login:
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert runlog.wandb_mode(WandbConfig(mode=asked)) == (mode, reason)
-
-
-@pytest.mark.parametrize(("asked", "variable"), [("online", None), ("auto", "online"), ("online", "offline")])
-def test_online_needs_a_login(asked, variable, tmp_path, monkeypatch):
-    monkeypatch.setenv("NETRC", netrc_file(tmp_path / "netrc", host="elsewhere.example"))
-    if variable is not None:
-        monkeypatch.setenv("WANDB_MODE", variable)
-    with pytest.raises(UserError, match="wandb login") as refusal:
-        runlog.wandb_mode(WandbConfig(mode=asked))
-    assert "--wandb.mode offline" in str(refusal.value)
-    assert KEY not in str(refusal.value)
-
-
-def test_login_by_a_file_that_NETRC_names(tmp_path, monkeypatch):  # noqa: N802 - the variable's name
-    path = netrc_file(tmp_path / "logins")
-    monkeypatch.setenv("NETRC", path)
-    assert runlog.wandb_mode(WandbConfig()) == ("online", path)
-
-
-def test_login_by_the_file_in_the_home_folder():
-    path = netrc_file(Path.home() / ".netrc")
-    assert runlog.wandb_mode(WandbConfig()) == ("online", path)
-
-
-def test_NETRC_may_begin_with_a_tilde(monkeypatch):  # noqa: N802 - the variable's name
-    netrc_file(Path.home() / "logins")
-    monkeypatch.setenv("NETRC", "~/logins")  # which wandb expands
-    assert runlog.wandb_mode(WandbConfig())[0] == "online"
-
-
-@pytest.mark.parametrize("content", ["", "machine api.wandb.ai login", "\x00\xff", "machine api.wandb.ai"])
-def test_a_login_file_without_a_login(content, tmp_path, monkeypatch):
-    (tmp_path / "netrc").write_text(content)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert runlog.wandb_mode(WandbConfig())[0] == "offline"
-
-
-@pytest.mark.parametrize(
-    ("address", "host", "mode"),
-    [
-        ("https://wandb.example.org", "wandb.example.org", "online"),
-        ("https://wandb.example.org/", "wandb.example.org", "online"),
-        ("https://wandb.example.org", "api.wandb.ai", "offline"),
-        ("http://localhost:8080", "localhost:8080", "online"),  # so `wandb login --host` writes it, port included
-        ("http://Wandb.Example:8080", "Wandb.Example:8080", "online"),
-        ("http://localhost:8080", "localhost:9090", "offline"),
-    ],
-)
-def test_login_of_a_server_of_ones_own(address, host, mode, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_BASE_URL", address)
-    monkeypatch.setenv("NETRC", netrc_file(tmp_path / "netrc", host=host))
-    assert runlog.wandb_mode(WandbConfig())[0] == mode
-
-
-def test_the_key_is_never_shown(tmp_path, monkeypatch):
-    monkeypatch.setenv("NETRC", netrc_file(tmp_path / "netrc"))
-    by_file = runlog.wandb_mode(WandbConfig())
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    by_variable = runlog.wandb_mode(WandbConfig())
-    assert by_file[0] == by_variable[0] == "online"
-    assert KEY not in f"{by_file} {by_variable}"
-
-
-# ---- a real W&B run, offline ----------------------------------------------------------------------------------------
-
-
-def test_an_offline_run(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    grey = np.full((8, 8, 3), 128, np.uint8)  # floats would be stretched; nothing may be
-    folder = tmp_path / "run"
-    log = offline(folder)
-    log.log(record(1, **{"train/loss": 2.0}))
-    log.pictures(record(2), {"a": picture, "b": grey}, {"a": "caption a", "b": "caption b"}, prefix="kernels/")
-    log.write_summary({"best_top1": 0.5})
-    log.close()
-    run_id = (folder / "wandb" / "run_id").read_text()
-    (made,) = (folder / "wandb").glob("offline-run-*")
-    assert run_id
-    assert (made / f"run-{run_id}.wandb").stat().st_size > 0
-    assert log.tracking == f"W&B offline (asked for), later: wandb sync {made}"
-    for name, expected in (("a", picture), ("b", grey)):
-        (file,) = (made / "files" / "media" / "images" / "kernels").glob(f"{name}_*.png")
-        with Image.open(file) as image:
-            assert np.array_equal(np.array(image), expected), name
-    assert wandb.run is None, "the run is over"
-
-    again = offline(folder, step=1)
-    assert again._trackers[0]._run.id == run_id
-    again.close()
-    assert (folder / "wandb" / "run_id").read_text() == run_id
-    assert {path.name for path in (folder / "wandb").glob("offline-run-*/run-*.wandb")} == {f"run-{run_id}.wandb"}
-
-
-@pytest.fixture
-def spy(monkeypatch, tmp_path):
-    """What the tracker says to wandb."""
-    run = mock.Mock(dir=str(tmp_path / "x" / "files"), url="https://wandb.example/run")
-    run.summary = {}
-    monkeypatch.setattr(wandb, "init", mock.Mock(return_value=run))
-    return run
-
-
-def test_a_run_is_described_to_wandb(tmp_path, spy):
-    wishes = WandbConfig(mode="offline", project="p", entity="e", tags=("t", "u"))
-    offline(tmp_path / "my-run", wandb=wishes)
-    (call,) = wandb.init.call_args_list
-    given = call.kwargs
-    assert (given["project"], given["entity"], given["name"], given["tags"]) == ("p", "e", "my-run", ["t", "u"])
-    assert (given["mode"], given["resume"], given["dir"]) == ("offline", "allow", str(tmp_path / "my-run"))
-    assert given["id"] == (tmp_path / "my-run" / "wandb" / "run_id").read_text()
-    assert given["config"]["num_classes"] == 10, "the facts"
-    assert given["config"]["optim"]["lr"] == 5e-4, "the configuration"
-    json.dumps(given["config"])
-    axes = {call.args[0]: call.kwargs.get("step_metric") for call in spy.define_metric.call_args_list}
-    assert axes["train/*"] == axes["optim/*"] == axes["perf/*"] == "global_step"
-    assert axes["val/*"] == axes["kernels/*"] == axes["per_class/*"] == "epoch"
-    offline(tmp_path / "named", wandb=WandbConfig(mode="offline", name="shown"))
-    assert wandb.init.call_args.kwargs["name"] == "shown"
-
-
-def test_records_and_pictures_carry_their_axes(tmp_path, spy):
-    log = offline(tmp_path / "run")
-    log.log(record(7, **{"val/top1": 0.5}))
-    log.pictures(record(7), {"a": np.zeros((2, 2, 3), np.uint8)}, {"a": "the caption"}, prefix="kernels/")
-    log.write_summary({"best_top1": 0.5, "status": "finished"})
-    numbers, pictures = (call.args[0] for call in spy.log.call_args_list)
-    assert numbers == {"global_step": 7, "epoch": 1, "val/top1": 0.5}
-    assert {key: pictures[key] for key in ("global_step", "epoch")} == {"global_step": 7, "epoch": 1}
-    assert pictures["kernels/a"]._caption == "the caption"
-    assert spy.summary == {"best_top1": 0.5, "status": "finished", "best/top1": 0.5}
-    log.close()
-    spy.finish.assert_called_once_with()
-
-
-def test_disabled_goes_nowhere(tmp_path):
-    log = offline(tmp_path / "run", wandb=WandbConfig(mode="disabled"))
-    log.log(record(1))
-    log.close()
-    assert log.tracking == "W&B disabled (asked for)"
-    assert not list((tmp_path / "run" / "wandb").glob("*run-*"))
-
-
-# ---- TensorBoard ----------------------------------------------------------------------------------------------------
-
-
-def read_events(folder):
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulators.EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    return events
-
-
-def with_tensorboard(folder, **changes):
-    pytest.importorskip("tensorboard")
-    return start(folder, log=LogConfig(trackers=("tensorboard",)), **changes)
-
-
-def scalars(events, tag):
-    return [(event.step, event.value) for event in events.Scalars(tag)]
-
-
-def test_tensorboard_events(tmp_path):
-    log = with_tensorboard(tmp_path / "run")
-    assert str(tmp_path / "run" / "tensorboard") in log.tracking
-    log.log(record(1, **{"train/loss": 2.0}))
-    log.log(record(3, **{"train/loss": 1.5, "val/top1": 0.25, "note": "words"}))
-    picture = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
-    log.pictures(record(3), {"a": picture}, {"a": "caption"}, prefix="kernels/")
-    log.write_summary({"status": "finished"})
-    log.close()
-    events = read_events(tmp_path / "run")
-    assert scalars(events, "train/loss") == [(1, 2.0), (3, 1.5)]
-    assert scalars(events, "val/top1") == [(3, 0.25)]
-    assert scalars(events, "epoch") == [(1, 1.0), (3, 1.0)]
-    assert set(events.Tags()["scalars"]) == {"epoch", "train/loss", "val/top1"}
-    (image,) = events.Images("kernels/a")
-    assert (image.step, image.width, image.height) == (3, 4, 6)
-    (tmp_path / "shown.png").write_bytes(image.encoded_image_string)
-    with Image.open(tmp_path / "shown.png") as shown:
-        assert np.array_equal(np.array(shown), picture)
-
-
-def test_tensorboard_hides_what_was_cut_by_a_resume(tmp_path):
-    first = with_tensorboard(tmp_path / "run")
-    for step in (1, 2, 3):
-        first.log(record(step, **{"train/loss": float(step)}))
-    first.close()
-    again = with_tensorboard(tmp_path / "run", step=2)
-    again.log(record(3, **{"train/loss": 33.0}))
-    again.close()
-    assert scalars(read_events(tmp_path / "run"), "train/loss") == [(1, 1.0), (2, 2.0), (3, 33.0)]
-
-
-def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="pip install"):
-        start(tmp_path / "run", log=LogConfig(trackers=("tensorboard",)))

@@ -13,11 +13,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 import train
-from alexnet_dist import distributed, engine
+from alexnet_dist import distributed, engine, report
 from alexnet_dist.config import parse
 
 FLAGS = """--data.dataset synthetic --data.limit 52 --data.batch-size 16 --data.image-size 64 --runtime.precision fp32
-    --log.every-steps 1 --log.trackers --epochs 2""".split()
+    --log.every-steps 1 --log.trackers --log.kernels-every-epochs 1000 --epochs 2""".split()
 
 
 def tiny_alexnet(*, num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
@@ -30,11 +30,13 @@ def tiny_alexnet(*, num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
     return model
 
 
-def run(folder: Path, *flags: str, real: bool = False) -> Path:
+def run(folder: Path, *flags: str, real: bool = False, reported: bool = False) -> Path:
     """Train in this process and return the run folder."""
     config = parse([*FLAGS, "--out-dir", str(folder), *flags])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
+        if not reported:
+            patch.setattr(report, "write", lambda _: None)  # and so does its page
         if not real:
             patch.setattr(torchvision.models, "alexnet", tiny_alexnet)
         train.main(config)
