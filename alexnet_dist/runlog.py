@@ -331,10 +331,10 @@ class RunLog:
         """End the trackers; waits for uploads, but not for ever."""
         self._each("close", exit_code)
         if self._worker is not None and not self._worker.finish(trackers.FINISH_SECONDS + GRACE_SECONDS):
-            logger.warning("a tracker hangs: what it has not taken is in metrics.jsonl and figures/ alone")
+            ways = "".join(f", later: {tracker.resend}" for tracker in self._trackers if tracker.resend)
+            logger.warning("a tracker hangs and is left behind; metrics.jsonl and figures/ have all%s", ways)
             trackers.kill_service()
-        self._worker = None
-        self._trackers.clear()
+        self._worker, self._trackers = None, []  # which also ends what the thread may still want to do
 
     def _each(self, method: str, *arguments: object) -> None:
         """Have the thread call every tracker."""
@@ -347,7 +347,9 @@ class RunLog:
             try:
                 getattr(tracker, method)(*arguments)
             except Exception as error:  # noqa: BLE001, PERF203 - no tracker's failure is worth a run
-                self._trackers.remove(tracker)
+                if tracker not in self._trackers:  # left behind meanwhile
+                    return
+                self._trackers = [other for other in self._trackers if other is not tracker]
                 logger.warning("%s failed and is dropped, metrics.jsonl goes on: %s", type(tracker).__name__, error)
 
 

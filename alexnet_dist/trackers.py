@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -82,6 +83,8 @@ class Tracker:
 
     where = ""
     """What the run card says of it."""
+    resend = ""
+    """The command that sends what it could not take."""
     may_lack = False
     """Whether records from before a resume may not have reached it."""
     shared_id: str | None = None
@@ -184,6 +187,7 @@ class WandbTracker(Tracker):
         self._marker = self._folder / "unfinished"
         self.may_lack = self._marker.exists()
         self._retry_at = 0.0
+        self.resend = f"wandb sync --include-online {self._folder}"
         arguments: Record = {
             "project": _project(config),
             "entity": config.entity,
@@ -307,7 +311,7 @@ class WandbTracker(Tracker):
         began = time.monotonic()
         self._run.finish(exit_code=exit_code)
         if self._online and time.monotonic() - began >= FINISH_SECONDS:
-            logger.warning("W&B did not take all in time: wandb sync --include-online %s", self._folder)
+            logger.warning("W&B did not take all in time: %s", self.resend)
         self._marker.unlink(missing_ok=True)
         _end_service(self._wandb)
 
@@ -354,6 +358,8 @@ def kill_service() -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 getattr(service, end)()
         _, services = psutil.wait_procs(services, timeout=SERVICE_SECONDS / 2)
+    with contextlib.suppress(Exception):  # or it would be said at exit that the process is gone
+        sys.modules["wandb"].teardown()
 
 
 def _import_wandb(folder: Path) -> Any:  # noqa: ANN401 - the module

@@ -21,8 +21,8 @@ from alexnet_dist import data, engine, metrics
 from alexnet_dist.config import UserError, parse
 
 ROOT = Path(__file__).parent.parent
-FIGURES = {"loss", "accuracy", "confusion"} | {
-    f"{c}_{w}" for c in ("conv1", "conv2") for w in ("before", "now", "diff")
+FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "first_batch"} | {
+    f"{c}_{w}" for c in ("conv1", "conv2", "conv2_overview") for w in ("before", "now", "diff")
 }
 SUMMARY = """best_top1 final_top1 final_train_loss epochs global_step num_parameters num_train_images num_eval_images
     dataset world_size global_batch_size precision device images_per_second wall_seconds status""".split()
@@ -31,15 +31,16 @@ SUMMARY = """best_top1 final_top1 final_train_loss epochs global_step num_parame
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of 2 epochs of 3 steps."""
-    return run(tmp_path_factory.mktemp("finished") / "run")
+    return run(tmp_path_factory.mktemp("finished") / "run", "--log.kernels-every-epochs", "1")
 
 
 def test_run_folder_is_complete(finished):
     assert {path.name for path in finished.iterdir()} == {
-        ".lock", "config.yaml", "metrics.jsonl", "summary.json", "figures", "checkpoints",
+        ".lock", "config.yaml", "metrics.jsonl", "summary.json", "evaluation.json", "figures", "checkpoints",
     }  # fmt: skip
-    assert {path.stem for path in (finished / "figures").iterdir()} == FIGURES
-    assert all(min(Image.open(path).size) > 300 for path in (finished / "figures").iterdir())
+    pictures = list((finished / "figures").glob("*.png"))
+    assert {path.stem for path in pictures} == FIGURES
+    assert all(min(Image.open(path).size) > 200 for path in pictures)
     checkpoints = sorted(path.name for path in (finished / "checkpoints").iterdir())
     assert checkpoints == ["step_00000003", "step_00000006"]
     for name in checkpoints:
@@ -66,7 +67,11 @@ def test_metrics_keep_the_contract(finished):
         "train/lr",
         "train/grad_norm",
         "perf/images_per_second",
+        "optim/weight_norm",
         "perf/step_ms",
+        "perf/step_ms_p50",
+        "perf/step_ms_p95",
+        "perf/memory_gib",
         "perf/data_wait_pct",
         "perf/mfu",
     ):

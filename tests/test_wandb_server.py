@@ -19,7 +19,7 @@ from wandb_server import KEY, PROGRAM, serving
 
 from alexnet_dist import checkpoint
 
-IMAGES, EPOCHS, STEPS = 163, 4, 40
+IMAGES, EPOCHS, STEPS = 163, 8, 80
 FLAGS = f"--epochs {EPOCHS} --log.kernels-every-epochs 1 --log.every-steps 1 --log.trackers wandb".split()
 FINISH = 5  # seconds, instead of the trackers' own
 GRACE = 60  # for the rest of the run, on a busy machine
