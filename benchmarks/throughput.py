@@ -22,6 +22,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import logging_cost
 import measuring
 import torch
 
@@ -227,6 +228,8 @@ def report(results: Row) -> str:
     if results["input_share"] is not None:
         share = f"{results['input_share']:.1%}"
         lines.append(f"* Augmentation, enlargement and normalisation take {share} of a step of train.py.")
+    if results["logging"] is not None:
+        lines.append(f"* {logging_cost.sentence(results['logging'])}")
     return "\n".join(lines) + "\n"
 
 
@@ -276,13 +279,16 @@ def main() -> None:
         print(tune(arguments))
         return
     rows = measure(arguments)
-    share = input_share(arguments, rows) if OURS in arguments.contenders else None
+    ours = OURS in arguments.contenders
+    share = input_share(arguments, rows) if ours else None
+    logging = logging_cost.measure(*_sizes(arguments), batch_size=arguments.batch_size) if ours else None
     settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "tune")}
     results: Row = {
         "machine": measuring.machine(),
         "settings": settings,
         "contenders": summarize(rows),
         "input_share": share,
+        "logging": logging,
         "rounds": rows,
     }
     markdown = report(results)

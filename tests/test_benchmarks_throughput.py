@@ -101,6 +101,22 @@ def test_the_clock_leaves_the_warm_up_out():
     assert 0 <= result["wait_seconds"] <= result["seconds"]
 
 
+def test_logging_is_a_share_of_a_long_epoch():
+    """40 steps of 2 s with two records and two epochs' ends; an epoch of 100 steps has five records and one end."""
+    found = {
+        "steps": [9.0] + [2.0] * 39,
+        "waited": {"step": 0.2, "epoch": 1.0},
+        "busy": {"step": 0.04, "epoch": 8.0},
+        "service": 0.02,
+    }
+    cost = throughput.logging_cost.shares(found, steps_per_epoch=100, cores=2)
+    assert cost["waited"] == pytest.approx((5 * 0.1 + 0.5) / 200)
+    assert cost["busy"] == pytest.approx((5 * 0.02 + 4.0) / 400)
+    assert cost["service"] == 0.01
+    assert "0.50% of its time for it (100 ms a record, 500 ms at" in throughput.logging_cost.sentence(cost)
+    assert "take 2.02% of" in throughput.logging_cost.sentence(cost)
+
+
 @pytest.mark.parametrize("name", ["lightning", "others"])
 def test_a_round_of_real_runs(name, tmp_path, monkeypatch):
     contenders = ["lightning"] if name == "lightning" else ["lecture", "accelerate", "alexnet_dist"]
@@ -108,12 +124,13 @@ def test_a_round_of_real_runs(name, tmp_path, monkeypatch):
         pytest.importorskip("lightning")
     monkeypatch.setattr(measuring, "matmul_peak", lambda _: 1e12)
     monkeypatch.setattr(throughput, "input_share", lambda *_: 0.04)
+    monkeypatch.setattr(throughput.logging_cost, "STEPS", 1)
     flags = f"--batch-size {BATCH} --image-size 64 --rounds 1 --warmup 1 --steps {STEPS} --workers 1"
     flags += f" --lecture-workers 1 --out {tmp_path} --contenders {' '.join(contenders)}"
     monkeypatch.setattr(sys, "argv", ["throughput.py", *flags.split()])
     throughput.main()
     results = json.loads((tmp_path / "throughput.json").read_text())
-    assert set(results) == {"machine", "settings", "contenders", "input_share", "rounds"}
+    assert set(results) == {"machine", "settings", "contenders", "input_share", "logging", "rounds"}
     assert [run["name"] for run in results["rounds"]] == contenders
     for run in results["rounds"]:
         assert run["images"] == STEPS * BATCH
@@ -124,6 +141,13 @@ def test_a_round_of_real_runs(name, tmp_path, monkeypatch):
         assert run["peak_memory_gib"] > 0
         assert run["mfu"] > 0
     if name == "others":
+        cost = results["logging"]
+        assert 0 < cost["waited"] < 1
+        assert 0 < cost["busy"]
+        assert cost["seconds"]["busy"]["epoch"] > cost["seconds"]["waited"]["epoch"], (
+            "pictures are drawn beside training"
+        )
+        assert "training waits" in (tmp_path / "throughput.md").read_text()
         first, *_, ours = results["rounds"]
         quotient = ours["images_per_second"] / first["images_per_second"]
         assert results["contenders"]["lecture"]["ratio"]["median"] == pytest.approx(quotient)

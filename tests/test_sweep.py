@@ -64,6 +64,7 @@ class Agent:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         environment |= {"WANDB_BASE_URL": f"http://127.0.0.1:{server.port}", "WANDB_API_KEY": KEY}
         environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CHAOS": str(folder / "notes")}
+        self.training = None
         self.output = folder / "output"
         with self.output.open("w") as output:
             self.process = psutil.Popen(
@@ -83,8 +84,9 @@ class Agent:
             for process in [*self.process.children(recursive=True), self.process]:
                 process.kill()
             self.process.wait()
-        with suppress(psutil.NoSuchProcess):  # an orphan
-            psutil.Process(rank0(self)[0]).kill()
+        with suppress(psutil.NoSuchProcess):
+            if self.training is not None:  # an orphan
+                self.training.kill()
 
     def until(self, condition, *, deadline=120):
         end = time.monotonic() + deadline
@@ -121,7 +123,7 @@ def rank0(agent):
     try:
         _, pid, phase, _ = (agent.folder / "notes/rank0").read_text().split()
     except (OSError, ValueError):
-        return -1, "nothing"
+        return 0, "nothing"
     return int(pid), phase
 
 
@@ -141,9 +143,9 @@ def test_a_stopped_trial_saves_and_the_next_one_reports(tmp_path):
     with serving("good") as server:
         server.commands += [command(0, long)]
         with Agent(tmp_path, server) as agent:
-            pid = agent.until(lambda: (at := rank0(agent))[1] == "evaluate" and at[0])
+            agent.training = psutil.Process(agent.until(lambda: (at := rank0(agent))[1] == "evaluate" and at[0]))
             server.commands += [{"type": "stop", "run_id": "trial0"}, command(1, short)]
-            agent.until(lambda: not psutil.pid_exists(pid), deadline=20)
+            agent.until(lambda: not agent.training.is_running(), deadline=20)
             agent.finish()
             trials = agent.trials()
         stopped, finished = trials["trial0"], trials["trial1"]

@@ -44,7 +44,7 @@ def launch(folder, address, *flags, mode="online", attempt=0):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_BASE_URL", address)
         patch.setenv("WANDB_API_KEY", KEY)
-        patch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "0.5")  # seconds, instead of 15
+        patch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "1")  # second, instead of 15
         launcher = [*port([*ACCELERATE, "--max_restarts", "0"]), str(script)]
         return Trial(folder, *flags, launcher=launcher, attempt=attempt)
 
