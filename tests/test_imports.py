@@ -13,8 +13,8 @@ LEVELS = [
     {"config", "seeds", "files"},
     {"imagedata", "layers"},
     {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures", "tracing"},
-    {"data", "trackers"},
-    {"distributed", "runlog", "checkpoint", "console", "interrupts", "heartbeat"},
+    {"data", "trackers", "recorded"},
+    {"distributed", "runlog", "checkpoint", "console", "interrupts", "heartbeat", "charts", "albums"},
     {"engine", "cards", "report"},
     {"exhibits"},
 ]
@@ -89,6 +89,7 @@ def test_one_accelerator_and_no_ranks_below_it():
     [
         ("alexnet_dist.config", ["torch", "numpy", "wandb", "datasets", "matplotlib", "accelerate"]),
         ("train", ["wandb", "datasets", "matplotlib"]),
+        ("alexnet_dist.report", ["torch", "accelerate", "wandb", "matplotlib", "jinja2", "plotly"]),
     ],
 )
 def test_heavy_modules_come_late(module, absent):

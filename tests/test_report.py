@@ -15,8 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from alexnet_dist import report
+from alexnet_dist import charts, report
 from alexnet_dist.config import Config, UserError, to_dict
+from alexnet_dist.recorded import NBSP, NOTHING
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><img src=x onerror=\"document.title='run'\"><b>bold</b>{{ 7 * 7 }}"
@@ -128,7 +129,7 @@ class Page(html.parser.HTMLParser):
 
     @property
     def text(self):
-        return " ".join(" ".join(self.words).replace(report.NBSP, " ").split())
+        return " ".join(" ".join(self.words).replace(NBSP, " ").split())
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
@@ -196,7 +197,7 @@ def test_the_slider_has_a_frame_for_each_epoch(tmp_path):
     page = page_of(make_run(tmp_path / "run", epochs=4))
     frames, pictures = page.data["player"]["frames"], page.data["player"]["pictures"]
     assert [frame["value"] for frame in frames] == [f"epoch {epoch} of 4" for epoch in range(1, 5)]
-    assert frames[1]["caption"] == f"epoch 2 of 4, step 20, top-1 52.00{report.NBSP}%"
+    assert frames[1]["caption"] == f"epoch 2 of 4, step 20, top-1 52.00{NBSP}%"
     text = "relative change 0.2000, cosine to the start 0.9900, 3 dead kernels, kernel norms 0.25 / 0.5 / 0.75"
     assert frames[1]["texts"]["0-conv2"] == f"{text} (least / median / most)"
     for epoch, frame in enumerate(frames, 1):
@@ -227,7 +228,7 @@ def test_many_epochs_are_thinned_and_said_to_be(tmp_path):
 
 
 def test_long_curves_are_thinned(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MOST_POINTS", 7)
+    monkeypatch.setattr(charts, "MOST_POINTS", 7)
     xs = page_of(make_run(tmp_path / "run")).chart("loss")["traces"][0]["x"]
     assert len(xs) == 7
     assert (xs[0], xs[-1]) == (0.1, 3)
@@ -413,7 +414,7 @@ def test_several_runs(tmp_path):
     assert epochs[2] == ["epoch 3"] * 4, "all that it has"
     assert [image["data-slot"] for image in page.all("img")][:3] == [f"{run}-conv1_before" for run in range(3)]
     assert "epoch a, top-1 a, top-5 b, top-1 b, top-5" in page.text
-    assert "3 - - 53 90 53 90 4 - - 54 90 - -" in page.text.replace(report.NOTHING, "-"), "below the accuracy's chart"
+    assert "3 - - 53 90 53 90 4 - - 54 90 - -" in page.text.replace(NOTHING, "-"), "below the accuracy's chart"
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
