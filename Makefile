@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install train test test-long check format bench clean
+.PHONY: help install train test test-long test-services check format bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: install ## Run the tests (no network, no GPU)
 
 test-long: install ## Run the longer proofs too
 	$(BIN)/pytest -m "not gpu"
+
+test-services: .venv/browser ## Run the tests that need Chromium, or openwandb at the path OPENWANDB
+	$(BIN)/pytest -m "(browser or wandb_server) and not slow"
 
 check: install ## Lint, formatting, types
 	$(BIN)/ruff check

@@ -5,7 +5,7 @@
   const stillness = matchMedia("(prefers-reduced-motion: reduce)");
   const paper = matchMedia("print"); // is always light
   const coarse = matchMedia("(pointer: coarse)").matches;
-  const DASHES = { solid: "solid", dash: "7px,3px", dot: "dot", faint: "solid", chance: "dot" };
+  const DASHES = { solid: "solid", dash: "7px,3px", faint: "solid", chance: "dot" };
   const FRAME_MS = 450;
 
   const settings = {
