@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import re
 import statistics
 import sys
 import time
@@ -94,7 +95,7 @@ def _facts(run: Run) -> dict[str, str]:
         "global batch": _count(summary.get("global_batch_size") or config.get("data.batch_size")),
         "steps an epoch": _count(summary.get("steps_per_epoch")),
         "parameters": _count(summary.get("num_parameters")),
-        "commit": str(summary.get("git_commit") or NOTHING),
+        "commit": re.sub(r"^(\w{12})\w+", r"\1", str(summary.get("git_commit") or NOTHING)),
         "versions": ", ".join(f"{key} {value}" for key, value in versions.items())
         if isinstance(versions, dict)
         else "",
