@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import struct
 import sys
 import threading
 import time
@@ -44,7 +45,9 @@ INIT_SECONDS = 30  # then the run is recorded offline; wandb's own limit is 90
 FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
 PROJECT = "alexnet_dist"
 MOST_CLASSES = 100  # of a confusion matrix: a table of more than 10,000 rows is cut by W&B
-EMPTY_LOG = 7  # bytes: the header of a .wandb file into which a killed run wrote nothing else
+# A .wandb file is a log in LevelDB's format: after its own header, blocks of chunks that make up records.
+LOG_HEADER, LOG_BLOCK, CHUNK_HEADER = 7, 32_768, 7  # bytes
+LAST_OF_RECORD = (1, 4)  # kinds of chunks: a record in one chunk, or the last of several
 SLOW_SECONDS = 10.0  # for a table or an artifact, which ask the server before they are recorded
 RETRY_SECONDS = 300.0  # until tables, artifacts and alerts are tried again
 SERVICE = "wandb-core"  # wandb's own process, a child of this one
@@ -183,9 +186,10 @@ class WandbTracker(Tracker):
         mode, reason = wandb_mode(config)
         self._folder = folder / "wandb"
         self._wandb = _import_wandb(self._folder)
-        _remove_empty_parts(self._folder)
         self._marker = self._folder / "unfinished"
         self.may_lack = self._marker.exists()
+        if self.may_lack:
+            _mend_parts(self._folder)
         self._retry_at = 0.0
         self.resend = f"wandb sync --include-online {self._folder}"
         arguments: Record = {
@@ -218,10 +222,15 @@ class WandbTracker(Tracker):
         self._define_axes()
 
     def _init(self, mode: WandbMode, arguments: Record, *, stop: Callable[[], None] | None, shared: bool) -> Any:  # noqa: ANN401 - a run
+        def stop_fn() -> None:  # wandb copies its settings deeply, and leaves functions as they are
+            if stop is not None:
+                stop()
+
+        settings: Record = {"stop_fn": stop_fn}
         if shared:
-            settings = _settings(self._wandb, stop_fn=stop, mode="shared", x_label="rank0", x_primary=True)
-            return self._wandb.init(**{**arguments, "resume": None}, settings=settings)
-        return self._wandb.init(mode=mode, **arguments, settings=_settings(self._wandb, stop_fn=stop))
+            settings |= {"mode": "shared", "x_label": "rank0", "x_primary": True}
+            return self._wandb.init(**{**arguments, "resume": None}, settings=_settings(self._wandb, **settings))
+        return self._wandb.init(mode=mode, **arguments, settings=_settings(self._wandb, **settings))
 
     def _define_axes(self) -> None:
         for axis in ("global_step", "epoch", "samples_seen"):
@@ -380,11 +389,39 @@ def _settings(wandb: Any, **settings: object) -> Any:  # noqa: ANN401 - the modu
     return wandb.Settings(silent=True, save_code=False, disable_git=True, **known)
 
 
-def _remove_empty_parts(folder: Path) -> None:
-    """Remove parts into which a killed run wrote nothing: `wandb sync` would refuse all other parts with them."""
+def _mend_parts(folder: Path) -> None:
+    """Cut parts of killed runs behind their last whole record: `wandb sync` would leave out all later parts."""
     for path in folder.glob("*run-*/run-*.wandb"):
-        if not path.parent.is_symlink() and path.stat().st_size <= EMPTY_LOG:
+        if path.parent.is_symlink():
+            continue
+        content = path.read_bytes()
+        end = _end_of_records(content)
+        if end == LOG_HEADER:
             shutil.rmtree(path.parent)
+        elif end < len(content):
+            os.truncate(path, end)
+
+
+def _end_of_records(content: bytes) -> int:
+    """Return where the last whole record ends.
+
+    Source: LevelDB's doc/log_format.md. A chunk is checksum (4 bytes), length (2), kind (1) and its data; a block's
+    last bytes stay empty where no header fits.
+    """
+    at = end = LOG_HEADER
+    while True:
+        left = LOG_BLOCK - at % LOG_BLOCK
+        if left < CHUNK_HEADER:
+            at += left
+            continue
+        if at + CHUNK_HEADER > len(content):
+            return end
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        at += CHUNK_HEADER + length
+        if kind == 0 or at > len(content):
+            return end
+        if kind in LAST_OF_RECORD:
+            end = at
 
 
 def _axes(record: Record) -> Record:

@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import measuring
@@ -148,14 +149,16 @@ def sentence(cost: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, write logging_cost.json and .md, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--out", type=Path, default=measuring.RESULTS)
     options = parser.parse_args()
     sizes = ["--data.batch-size", str(options.batch_size), "--data.image-size", str(options.image_size)]
     cost = measure(*sizes, batch_size=options.batch_size)
-    print(json.dumps(cost, indent=1))
+    results = {"machine": measuring.machine(), "settings": {"batch_size": options.batch_size}, **cost}
+    measuring.save("logging_cost", results, f"{sentence(cost)}\n", folder=options.out)
     print(sentence(cost))
 
 

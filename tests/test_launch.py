@@ -32,7 +32,8 @@ class Stage:
         (folder / "tmp").mkdir()
         for name in COMMANDS:
             (self.bin / name).symlink_to(shutil.which(name))
-        self.add("accelerate", RECORD_AND_SUCCEED)
+        for name in ("accelerate", "python"):
+            self.add(name, RECORD_AND_SUCCEED)
 
     def add(self, name, script):
         (self.bin / name).write_text(script)
@@ -43,7 +44,7 @@ class Stage:
         self.add("nvidia-smi", f'#!/bin/sh\n[ "$1" = --list-gpus ] || exit 9\n{listed}')
 
     def run(self, script, *arguments, **variables):
-        """Return the finished process and what `accelerate` was given, or None where it was not called."""
+        """Return the finished process and what `accelerate` or `python` was given, or None where neither was called."""
         (self.folder / "captured").unlink(missing_ok=True)
         done = subprocess.run(
             [BASH, str(ROOT / "launch" / script), *arguments],
@@ -141,18 +142,14 @@ def test_node_counts_the_visible_gpus(visible, processes, stage):
 
 
 def assert_one_process_on_the_cpu(done, captured):
+    """Not under `accelerate launch`, which would keep a SIGTERM to itself; return what train.py was given."""
     assert done.returncode == 0
-    read = as_accelerate_reads(captured)
-    assert (read.num_processes, read.num_machines, read.config_file, read.multi_gpu) == (1, 1, None, False)
-    assert read.mixed_precision == "no", "no choice, so that --runtime.precision decides"
-    assert read.dynamo_backend == "no"
-    assert Path(read.training_script).samefile(ROOT / "train.py")
-    return read
+    assert Path(captured[0]).samefile(ROOT / "train.py")
+    return captured[1:]
 
 
 def test_node_without_gpus(stage):
-    read = assert_one_process_on_the_cpu(*stage.run("node.sh", "--epochs", "1"))
-    assert read.training_script_args == ["--epochs", "1"]
+    assert assert_one_process_on_the_cpu(*stage.run("node.sh", "--epochs", "1")) == ["--epochs", "1"]
 
 
 @pytest.mark.parametrize("script", ["exit 9", "exit 0", "echo 'No devices were found'", "echo oops >&2; exit 1"])
@@ -193,8 +190,8 @@ def test_node_with_cpu_ranks(gpus, stage):
 
 def test_node_with_one_cpu_rank_where_there_are_gpus(stage):
     stage.add_gpus(4)
-    read = assert_one_process_on_the_cpu(*stage.run("node.sh", "--epochs", "1", CPU_RANKS="1"))
-    assert "--runtime.cpu" in read.training_script_args, "CPU was asked for"
+    given = assert_one_process_on_the_cpu(*stage.run("node.sh", "--epochs", "1", CPU_RANKS="1"))
+    assert given == ["--runtime.cpu", "--epochs", "1"], "CPU was asked for"
 
 
 @pytest.mark.parametrize("ranks", ["0", "-1", "two", "1.5", "2 3", "08", " "])

@@ -157,7 +157,7 @@ def test_a_stopped_trial_saves_and_the_next_one_reports(tmp_path):
         history = server.history
         sent = [json.loads(body) for path, body in server.requests if path.endswith("/wandb-summary.json")]
     for name, folder in (("trial0", stopped), ("trial1", finished)):
-        assert best(history[name]) == best(records(folder)), "what stops a trial"
+        assert best(history[name]) == best(records(folder)) != [], "what stops a trial"
     assert sent[-1]["best/top1"] == summary(finished)["best_top1"], "what compares trials"
 
 

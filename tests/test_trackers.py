@@ -1,6 +1,10 @@
 """What W&B and TensorBoard get, and on which axes; modes and logins; one run per folder."""
 
+import copy
+import functools
 import json
+import queue
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -9,10 +13,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-import wandb
 from PIL import Image
 from test_runlog import KEY, environment, offline, record, start  # noqa: F401 - the fixture empties the environment
 
+import wandb
 from alexnet_dist import trackers
 from alexnet_dist.config import LogConfig, UserError, WandbConfig
 from alexnet_dist.trackers import Media, Weights
@@ -343,15 +347,55 @@ def test_a_run_that_was_killed_sends_its_records_again(tmp_path, spy):
     assert not spy.log.called, "this time it was closed"
 
 
-def test_parts_into_which_nothing_was_written_go(tmp_path, spy):
-    """`wandb sync` 0.31 sends none of a run's parts if one of them is empty."""
+def log_file(*sizes, torn=0):
+    """A .wandb file with records of these sizes, less some bytes at its end; and where each record ends."""
+    content, ends = b"\0" * 7, []
+    for size in sizes:
+        left, chunks = size, 0
+        while left or not chunks:
+            room = 32_768 - len(content) % 32_768
+            if room < 7:
+                content += b"\0" * room
+                continue
+            length = min(left, room - 7)
+            left, chunks = left - length, chunks + 1
+            kind = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}[chunks == 1, left == 0]
+            content += struct.pack("<IHB", 0, length, kind) + b"x" * length
+        ends.append(len(content))
+    return content[: len(content) - torn], ends
+
+
+@pytest.mark.parametrize("torn", [0, 1, 40, 70_000])
+@pytest.mark.parametrize("sizes", [(10,), (100, 50), (32_747, 5), (32_755, 5), (90_000, 80_000), (32_761 - 7,)])
+def test_a_torn_log_ends_behind_its_last_whole_record(sizes, torn):
+    content, ends = log_file(*sizes, torn=torn)
+    whole = [end for end in ends if end <= len(content)]
+    assert trackers._end_of_records(content) == (whole[-1] if whole else 7)
+
+
+def test_parts_of_a_killed_run_are_mended(tmp_path, spy):
+    """`wandb sync` 0.31 sends no part behind one that is torn, and none at all if one is empty."""
     del spy
-    for name, size in (("offline-run-1-a", 7), ("run-2-a", 7), ("offline-run-3-a", 8)):
-        (tmp_path / "run" / "wandb" / name).mkdir(parents=True)
-        (tmp_path / "run" / "wandb" / name / "run-a.wandb").write_bytes(b"." * size)
-    (tmp_path / "run" / "wandb" / "latest-run").symlink_to(tmp_path / "run" / "wandb" / "offline-run-1-a")
+    wandb_folder = tmp_path / "run" / "wandb"
+    torn, ends = log_file(100, 50, torn=3)
+    whole, _ = log_file(100)
+    for name, content in (("offline-run-1-a", whole[:7]), ("run-2-a", torn), ("offline-run-3-a", whole)):
+        (wandb_folder / name).mkdir(parents=True)
+        (wandb_folder / name / "run-a.wandb").write_bytes(content)
+    (wandb_folder / "latest-run").symlink_to(wandb_folder / "offline-run-1-a")
+    (wandb_folder / "unfinished").touch()
     offline(tmp_path / "run").close()
-    assert [path.name for path in (tmp_path / "run" / "wandb").glob("*run-*")] == ["offline-run-3-a"]
+    left = {path.parent.name: path.read_bytes() for path in wandb_folder.glob("*run-*/run-*.wandb")}
+    assert left == {"run-2-a": torn[: ends[0]], "offline-run-3-a": whole}
+
+
+def test_settings_can_be_copied(tmp_path, spy):
+    """wandb copies them deeply where a server did not take all in time; a queue behind `stop` cannot be."""
+    del spy
+    pressed = queue.SimpleQueue()
+    offline(tmp_path / "run", stop=functools.partial(pressed.put, None))
+    copy.deepcopy(wandb.init.call_args.kwargs["settings"]).stop_fn()
+    assert pressed.get_nowait() is None
 
 
 def test_tables_for_a_server_that_does_not_answer_are_left_out_for_a_while(tmp_path, spy, monkeypatch, caplog):

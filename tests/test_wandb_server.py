@@ -189,9 +189,20 @@ def test_a_server_that_is_killed_gets_the_rest_later(tmp_path, undisturbed):
         check_complete(server, folder, tables=False)  # which wandb does not record before it has asked the server
 
 
+@pytest.mark.slow
+@pytest.mark.wandb_server
+def test_a_shared_run_has_the_machines_of_all_ranks(tmp_path, server):
+    folder = finished(tmp_path / "shared", server.address, "--wandb.shared")
+    check_complete(server, folder)
+    measured = json.loads(server.get(f"api/v2/runs/{run_id(folder)}/system_metrics"))["system_metrics"]
+    assert {name.rpartition("/l:")[2] for name in measured} == {"rank0", "rank1"}
+
+
+# ---- what this server lacks, from one that has nothing else ----------------------------------------------------------
+
+
 @pytest.mark.parametrize("which", ["final", pytest.param("all", marks=pytest.mark.slow)])
 def test_weights_are_artifacts(tmp_path, which):
-    """The server above has no artifacts; this one, that has nothing else, is told what W&B's would be."""
     with faking("good") as server:
         folder = finished(tmp_path / "weights", f"http://127.0.0.1:{server.port}", "--wandb.artifacts", which)
         versions = [artifact for artifact in server.artifacts if artifact.type == "model"]
@@ -205,3 +216,17 @@ def test_weights_are_artifacts(tmp_path, which):
         assert version.files["model.safetensors"] == (path / "model.safetensors").read_bytes()
         assert len(json.loads(version.files["class_names.json"])) == 10
         assert b"load_state_dict" in version.files["README.md"]
+
+
+@pytest.mark.slow
+def test_stop_on_the_runs_page(tmp_path):
+    """wandb asks for it every 15 s."""
+    with faking("good") as server:
+        server.stopped = True
+        with launch(tmp_path / "stopped", f"http://127.0.0.1:{server.port}", "--epochs", "1000") as trial:
+            assert trial.finish() != 0
+        ending = [json.loads(body) for path, body in server.requests if path.endswith("/file_stream")][-1]
+    assert "its state is saved" in trial.output.read_text()
+    assert summary(trial.folder)["status"] == "stopped"
+    assert trial.saved() == summary(trial.folder)["global_step"]
+    assert (ending["complete"], ending["exitcode"]) == (True, 130)
