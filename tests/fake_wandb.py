@@ -206,6 +206,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class _Quiet(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # wandb uploads the pictures of a table all at once
 
     def handle_error(self, *_: object) -> None:
         """Clients may go at any time."""

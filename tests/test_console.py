@@ -277,12 +277,13 @@ def test_summary_and_result_card(dataset, network):
     }
     assert {key: summary[key] for key in expected} == expected
     assert json.loads(json.dumps(summary)) == summary
-    assert cards.result_card(summary, finished(), CONFIG) == {
+    assert cards.result_card(summary, finished(), CONFIG, "W&B offline") == {
         "status": "finished",
         "top-1": "41.000% at the end, 42.000% at best (epoch 1)",
         "time": "1 m 05 s for 312 steps",
         "speed": "2,000 images/s while training, MFU 5.33",  # 2000/s of 4 GFLOP at 1.5 TFLOP/s
-        "files": "runs/a: metrics.jsonl, summary.json, figures/, checkpoints/",
+        "tracking": "W&B offline",
+        "files": "runs/a: report.html, metrics.jsonl, summary.json, figures/, checkpoints/",
     }
 
 
@@ -301,3 +302,11 @@ def test_collapse_advice_names_real_options():
     for words in ("--optim.lr", "--optim.warmup-epochs"):
         assert words in cards.COLLAPSE_ADVICE
         parse([words, "0.5"])
+
+
+def test_what_a_run_is_filed_under_and_what_is_said_of_its_end(dataset, network):
+    facts = cards.facts(CONFIG, dataset, network, job_on())
+    assert cards.tags(facts) == [facts["dataset"], facts["precision"], "1 process"]
+    assert cards.tags({**facts, "world_size": 8})[-1] == "8 processes"
+    finding = cards.finding(cards.summary(facts, finished(), status="finished"))
+    assert finding == f"{facts['dataset']}: top-1 41.00% after 312 steps, 42.00% at best (epoch 1), 1 m 05 s"

@@ -78,7 +78,7 @@ def test_a_full_disk_at_the_end_hides_nothing(tmp_path, monkeypatch, caplog):
     log.open()
     monkeypatch.setattr(runlog.files, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     log.write_summary({"status": "finished"})
-    log.mark_preempted("SIGTERM after step 3")
+    log.mark_preempted("SIGTERM after step 3", requeue=True)
     assert caplog.text.count("cannot be written") == 2
 
 

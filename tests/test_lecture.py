@@ -76,4 +76,4 @@ def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypa
 def _no_evaluation(job):
     """Stand in for the evaluation, which this test does not look at."""
     confusion = torch.eye(job.num_classes, dtype=torch.int64).numpy()
-    return engine.Evaluation(loss=0.0, confusion=confusion)
+    return engine.Evaluation(loss=0.0, confusion=confusion, num_top5=0, worst=())

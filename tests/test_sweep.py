@@ -118,13 +118,11 @@ def best(rows):
     return [row["best/top1"] for row in rows if "best/top1" in row]
 
 
-def rank0(agent):
-    """Return the process id of the trial under way and what it does."""
-    try:
-        _, pid, phase, _ = (agent.folder / "notes/rank0").read_text().split()
-    except (OSError, ValueError):
-        return 0, "nothing"
-    return int(pid), phase
+def training(agent):
+    """Return the process of the trial under way, once it has evaluated."""
+    if any("best/top1" in path.read_text() for path in agent.folder.glob("runs/*/metrics.jsonl")):
+        return psutil.Process(int((agent.folder / "notes/rank0").read_text().split()[1]))
+    return None
 
 
 def test_every_parameter_is_an_option():
@@ -143,7 +141,7 @@ def test_a_stopped_trial_saves_and_the_next_one_reports(tmp_path):
     with serving("good") as server:
         server.commands += [command(0, long)]
         with Agent(tmp_path, server) as agent:
-            agent.training = psutil.Process(agent.until(lambda: (at := rank0(agent))[1] == "evaluate" and at[0]))
+            agent.training = agent.until(lambda: training(agent))
             server.commands += [{"type": "stop", "run_id": "trial0"}, command(1, short)]
             agent.until(lambda: not agent.training.is_running(), deadline=20)
             agent.finish()
