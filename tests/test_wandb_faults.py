@@ -19,7 +19,7 @@ PROBE = 20  # wandb's own patience, at the first table for a server that does no
 GRACE = 40  # for the interpreter, torch and a busy machine
 
 
-def train(folder: Path, port: int) -> tuple[subprocess.CompletedProcess[str], float]:
+def train(folder: Path, port: int, *, finish: float = FINISH) -> tuple[subprocess.CompletedProcess[str], float]:
     """Train against a server on the loopback interface; return what it printed and the seconds after its start."""
     code = (
         "import sys; sys.path[:0] = ['tests', '.']\n"
@@ -30,7 +30,7 @@ def train(folder: Path, port: int) -> tuple[subprocess.CompletedProcess[str], fl
         "from alexnet_dist.config import parse\n"
         "torchvision.models.alexnet = tiny.tiny_alexnet\n"
         "distributed.matmul_flops, report.write = lambda *_: 1e12, lambda _: None\n"
-        f"trackers.INIT_SECONDS, trackers.FINISH_SECONDS = {INIT}, {FINISH}\n"
+        f"trackers.INIT_SECONDS, trackers.FINISH_SECONDS = {INIT}, {finish}\n"
         "train.COMMAND_LINE = parse()\n"
         "train.command()\n"
     )
@@ -93,7 +93,7 @@ def test_a_faulty_server_changes_nothing(tmp_path, fault, without):
 def test_a_good_server_gets_the_run(tmp_path, without):
     """The faults above are the server's, not the test's."""
     with serving("good") as server:
-        ended, _ = train(tmp_path, server.port)
+        ended, _ = train(tmp_path, server.port, finish=GRACE)
         sent = b"".join(body for _, body in server.requests)
     assert ended.returncode == 0, ended.stderr
     assert [without_clocks(record) for record in records(tmp_path)] == without
