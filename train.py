@@ -88,6 +88,7 @@ class Run:
 def main(config: Config) -> None:
     """Refuse what cannot work, then form the process group and run. Every rank calls it."""
     distributed.check_launch(config)
+    distributed.follow_launcher()
     runlog.check(config)
     dataset = data.load(config.data)
     network = model.build(config.model, num_classes=len(dataset.class_names), seed=config.seed)
@@ -279,8 +280,10 @@ def publish_best_and_last(run: Run) -> None:
 
 def publish_epoch(run: Run, path: Path) -> None:
     """Send the weights of a checkpoint that was written at an epoch's end, if all are to be sent."""
+    if run.config.wandb.artifacts != "all":
+        return
     progress = checkpoint.read_state(path)["progress"]
-    if run.config.wandb.artifacts == "all" and progress["batch"] == 0:
+    if progress["batch"] == 0:
         aliases = ["latest", *["best"] * (progress["best_epoch"] == progress["epoch"])]
         run.log.publish(exhibits.weights(path, run.config, run.dataset, run.job, aliases=aliases))
 

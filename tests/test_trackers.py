@@ -13,10 +13,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import wandb
 from PIL import Image
 from test_runlog import KEY, environment, offline, record, start  # noqa: F401 - the fixture empties the environment
 
-import wandb
 from alexnet_dist import trackers
 from alexnet_dist.config import LogConfig, UserError, WandbConfig
 from alexnet_dist.trackers import Media, Weights

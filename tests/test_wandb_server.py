@@ -91,7 +91,7 @@ def sync(server, folder, *, attempt=0):
     scripts = Path(sys.executable).parent
     environment = {**os.environ, **server.environment, "PATH": f"{scripts}:{os.environ['PATH']}"}
     environment.pop("WANDB_MODE", None)
-    subprocess.run(command, shell=True, env=environment, cwd=scripts.parent.parent, check=True, timeout=120)
+    subprocess.run(command, shell=True, env=environment, cwd=folder, check=True, timeout=120)
 
 
 def steps(rows):
