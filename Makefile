@@ -4,6 +4,9 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Most tests wait: for processes to start, or to notice that another is gone. So several files run beside each other.
+BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .PHONY: help install train test test-long test-services check format bench clean
 
 help: ## Show this list
@@ -22,9 +25,9 @@ train: install ## Train a first network: CIFAR-10, or scikit-learn's digits wher
 	launch/node.sh --config recipes/first-run.yaml
 
 test: install ## Run the tests (no network, no GPU)
-	$(BIN)/pytest
+	$(BIN)/pytest $(BESIDE)
 
-test-long: install ## Run the longer proofs too
+test-long: install ## Run the longer proofs too, one after another
 	$(BIN)/pytest -m "not gpu"
 
 test-services: .venv/browser ## Run the tests that need Chromium, or openwandb at the path OPENWANDB

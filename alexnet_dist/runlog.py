@@ -6,6 +6,7 @@ trackers called on a thread of their own, in order: training does not wait for a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -138,7 +139,8 @@ class Worker:
 
     def finish(self, seconds: float) -> bool:
         """Wait until all is done, but not longer than that; tell whether it is."""
-        self.do(lambda: self._jobs.put(None))
+        with contextlib.suppress(queue.Full):
+            self._jobs.put(None, timeout=seconds)
         self._thread.join(seconds)
         return not self._lost and not self._thread.is_alive()
 

@@ -3,6 +3,7 @@
 import os
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # tests run beside each other: a thread that waits must not keep a core busy
 
 import io
 from collections.abc import Callable, Iterator

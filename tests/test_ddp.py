@@ -1,5 +1,6 @@
 """Two processes compute what one computes: order, losses, evaluation, files."""
 
+import json
 import os
 import re
 import signal
@@ -64,6 +65,17 @@ def test_evaluation_counts_every_image_once_at_an_indivisible_size(one, two):
     assert tops[0] == tops[1]
     evaluated = [[record["val/loss"] for record in records(run[0]) if "val/loss" in record] for run in (one, two)]
     assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-4)
+
+
+def test_all_ranks_mistakes_are_in_one_list(one, two):
+    found = [json.loads((run[0] / "evaluation.json").read_text()) for run in (one, two)]
+    assert found[0]["confusion"] == found[1]["confusion"]
+    mistakes = [{m["id"]: (m["label"], m["predicted"]) for m in evaluation["worst"]} for evaluation in found]
+    assert mistakes[0] == mistakes[1]
+    wrong = 52 - sum(found[0]["confusion"][i][i] for i in range(10))
+    assert len(mistakes[0]) == len(found[1]["worst"]) == wrong > 40, "each once, though two ranks saw them"
+    losses_of = [[m["loss"] for m in evaluation["worst"]] for evaluation in found]
+    assert all(losses == sorted(losses, reverse=True) for losses in losses_of)
 
 
 def test_two_ranks_leave_one_set_of_files(one, two):
