@@ -1,7 +1,7 @@
-"""The run folder, and the thread on which trackers get what is in it; silent on every rank but 0.
+"""The run folder, and the threads that draw and send what is in it; silent on every rank but 0.
 
 `metrics.jsonl` in the run folder is the record, written before anything else happens with it. Pictures are drawn and
-trackers called on a thread of their own, in order: training does not wait for a server.
+written on one thread, and trackers called on another: training does not wait for a server, and neither do pictures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ logger = logging.getLogger(__name__)
 
 PREEMPTED = "PREEMPTED"
 PRIVATE = 0o700  # of a new run folder: configuration and logs are their user's alone
-MOST_WAITING = 10_000  # records for a tracker that hangs; a day of them, at one in ten seconds
+MOST_RECORDS = 10_000  # that wait for a tracker that hangs; a day of them, at one in ten seconds
+MOST_DRAWINGS = 4  # that wait to be drawn: 1.3 MB of weights each; then training waits too, as drawing always goes on
+MOST_MEDIA = 4  # that wait for a tracker: 10 MB of pictures each
+PATIENCE_SECONDS = 30.0  # of the drawing thread, for a tracker that still has so many to send
 GRACE_SECONDS = 30  # for the thread to end, after W&B's own limit
 
 
@@ -119,30 +122,39 @@ class Lock:
 
 
 class Worker:
-    """Does jobs one after another on a thread of its own; whoever hands one over never waits for it.
+    """Does jobs one after another on a thread of its own.
 
     The thread does not keep the process alive: what hangs there is left behind.
+
+    Args:
+        name: of the thread.
+        most: jobs that may wait.
     """
 
-    def __init__(self) -> None:
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
-        self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
+    def __init__(self, name: str, *, most: int) -> None:
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(most)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
-        self._lost = 0
 
-    def do(self, job: Callable[[], None]) -> None:
-        """Take a job; where thousands wait already it is left out, and `finish` says so."""
+    def do(self, job: Callable[[], None], *, patience: float | None = 0.0) -> bool:
+        """Take a job, and tell whether there was room for it.
+
+        Args:
+            job: what to do.
+            patience: seconds to wait for room; None waits for ever.
+        """
         try:
-            self._jobs.put_nowait(job)
+            self._jobs.put(job, block=patience != 0, timeout=patience)
         except queue.Full:
-            self._lost += 1
+            return False
+        return True
 
     def finish(self, seconds: float) -> bool:
         """Wait until all is done, but not longer than that; tell whether it is."""
         with contextlib.suppress(queue.Full):
             self._jobs.put(None, timeout=seconds)
         self._thread.join(seconds)
-        return not self._lost and not self._thread.is_alive()
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while job := self._jobs.get():
@@ -186,7 +198,11 @@ class RunLog:
         self._stop = stop
         self._trackers: list[Tracker] = []
         self._alerts: set[str] = set()
-        self._worker: Worker | None = None
+        self._drawing: Worker | None = None
+        self._sending: Worker | None = None
+        self._room = threading.Semaphore(MOST_MEDIA)
+        self._patience = PATIENCE_SECONDS
+        self._num_lost = 0
 
     def open(self) -> str:
         """Write the configuration, take up the records so far and start the trackers; return where they record.
@@ -215,10 +231,11 @@ class RunLog:
         if "tensorboard" in config.log.trackers:
             self._start("tensorboard", lambda: trackers.TensorBoardTracker(self.folder, first_step=step))
         self.tracking = "; ".join(tracker.where for tracker in self._trackers) or "none"
-        self._worker = Worker()
+        self._drawing = Worker("drawing", most=MOST_DRAWINGS)
+        self._sending = Worker("trackers", most=MOST_RECORDS)
         for tracker in self._trackers:
             if tracker.may_lack:
-                self._worker.do(functools.partial(_send_again, tracker, list(self.records)))
+                self._sending.do(functools.partial(_send_again, tracker, list(self.records)))
         return self.tracking
 
     def shared_id(self) -> str | None:
@@ -229,7 +246,7 @@ class RunLog:
         """Record another rank's system metrics in rank 0's W&B run."""
         tracker = functools.partial(trackers.RankTracker, self._config.wandb, self.folder, run_id=run_id, rank=rank)
         self._start("wandb", tracker)
-        self._worker = Worker()
+        self._sending = Worker("trackers", most=MOST_RECORDS)
 
     def _start(self, name: str, make: Callable[[], Tracker]) -> None:
         try:
@@ -260,7 +277,7 @@ class RunLog:
 
         Args:
             record: whose step and epoch they belong to.
-            draw: called on the thread; it must not read what training changes.
+            draw: called on a thread; it must not read what training changes.
             send: False for what only the folder's readers understand.
         """
 
@@ -268,10 +285,26 @@ class RunLog:
             media = draw()
             self._keep(record, media)
             if send:
-                self._call("show", record, media)
+                self._send(record, media)
 
-        if self.enabled and self._worker is not None:
-            self._worker.do(job)
+        if self._drawing is not None:
+            self._drawing.do(job, patience=None)
+
+    def _send(self, record: Record, media: Media) -> None:
+        """Send pictures; a tracker that has not made room for long gets no more until it does."""
+        if self._sending is None or not self._room.acquire(timeout=self._patience):
+            self._patience = 0.0
+            self._num_lost += 1
+            return
+        self._patience = PATIENCE_SECONDS
+
+        def job() -> None:
+            try:
+                self._call("show", record, media)
+            finally:
+                self._room.release()
+
+        self._do(job)
 
     def _keep(self, record: Record, media: Media) -> None:
         folder = self.folder / "figures" / f"epoch_{record['epoch']:04d}"
@@ -283,8 +316,8 @@ class RunLog:
 
     def table(self, record: Record, name: str, make: Callable[[], Sequence[Record]]) -> None:
         """Send a table to the trackers; `make` is called on the thread."""
-        if self.enabled and self._worker is not None:
-            self._worker.do(lambda: self._call("table", record, name, make()))
+        if self.enabled:
+            self._do(lambda: self._call("table", record, name, make()))
 
     def confusion(self, record: Record, counts: Counts, class_names: Sequence[str]) -> None:
         """Send a confusion matrix, (C, C), to the trackers."""
@@ -331,17 +364,25 @@ class RunLog:
 
     def close(self, exit_code: int = 0) -> None:
         """End the trackers; waits for uploads, but not for ever."""
+        if self._drawing is not None:
+            self._drawing.finish(GRACE_SECONDS + PATIENCE_SECONDS)
         self._each("close", exit_code)
-        if self._worker is not None and not self._worker.finish(trackers.FINISH_SECONDS + GRACE_SECONDS):
+        if self._num_lost:
+            logger.warning("%d records or sets of pictures were too many for a tracker", self._num_lost)
+        if self._sending is not None and not self._sending.finish(trackers.FINISH_SECONDS + GRACE_SECONDS):
             ways = "".join(f", later: {tracker.resend}" for tracker in self._trackers if tracker.resend)
             logger.warning("a tracker hangs and is left behind; metrics.jsonl and figures/ have all%s", ways)
             trackers.kill_service()
-        self._worker, self._trackers = None, []  # which also ends what the thread may still want to do
+        self._drawing = self._sending = None
+        self._trackers = []  # which also ends what a thread may still want to do
 
     def _each(self, method: str, *arguments: object) -> None:
         """Have the thread call every tracker."""
-        if self._worker is not None:
-            self._worker.do(lambda: self._call(method, *arguments))
+        self._do(lambda: self._call(method, *arguments))
+
+    def _do(self, job: Callable[[], None]) -> None:
+        if self._sending is not None and not self._sending.do(job):
+            self._num_lost += 1
 
     def _call(self, method: str, *arguments: object) -> None:
         """Call every tracker; one that fails is dropped, and the run goes on."""

@@ -27,7 +27,7 @@ IMAGES = 50_000  # of CIFAR-10, whose epoch the shares are of
 
 # A child of its own: `kind` says whether what happens belongs to a step's record or to an epoch's end.
 CHILD = """
-import contextlib, json, sys, time
+import contextlib, json, sys, threading, time
 sys.path.insert(0, {root!r})
 sys.argv = ["train.py", *{flags!r}]
 import psutil
@@ -51,15 +51,15 @@ def as_epoch(function):
         kind[0] = "step"
         return result
     return spy
-def do(self, job, put=runlog.Worker.do):
-    label = kind[0]
+def do(self, job, put=runlog.Worker.do, **keywords):
+    label = "epoch" if threading.current_thread().name == "drawing" else kind[0]
     def measured():
         began = time.thread_time()
         try:
             job()
         finally:
             busy[label] += time.thread_time() - began
-    put(self, measured)
+    return put(self, measured, **keywords)
 def cpu():
     with contextlib.suppress(psutil.Error):
         own = [child for child in psutil.Process().children() if child.name() == trackers.SERVICE]

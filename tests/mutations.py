@@ -246,7 +246,7 @@ MUTATIONS = [
         "R13 hang",
         "trackers are called where training waits for them",
         f"{PACKAGE}/runlog.py",
-        "            self._jobs.put_nowait(job)\n",
+        "            self._jobs.put(job, block=patience != 0, timeout=patience)\n",
         "            job()\n",
         "test_runlog.py::test_trackers_are_called_on_a_thread_of_their_own_that_ends",
     ),

@@ -452,7 +452,8 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(method, tmp_path, c
     ]
     assert broken.calls.count(method) == 1, "no second chance"
     assert broken.calls[-1] == method
-    assert healthy.calls == [*CALLS[:-1], "log", "close"]
+    assert sorted(healthy.calls) == sorted([*CALLS, "log"])
+    assert healthy.calls[-1] == "close", "pictures come from another thread, and before the end"
     assert len(lines_of(log.folder)) == 2
     assert json.loads((log.folder / "summary.json").read_text()) == {"status": "finished"}
 
@@ -472,26 +473,73 @@ class Hanging(Tracker):
 
     def __init__(self):
         self.over = threading.Event()
+        self.shown = 0
 
     def log(self, record):
         del record
         self.over.wait()
 
+    def show(self, record, media):
+        del record, media
+        self.over.wait()
+        self.shown += 1
 
-def test_a_tracker_that_hangs_holds_nobody(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(runlog, "MOST_WAITING", 5)
-    monkeypatch.setattr(runlog, "GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.1)
+
+@pytest.fixture
+def hanging(monkeypatch):
+    for module, name in ((runlog, "PATIENCE_SECONDS"), (runlog, "GRACE_SECONDS"), (trackers, "FINISH_SECONDS")):
+        monkeypatch.setattr(module, name, 0.1)
+    tracker = Hanging()
+    yield tracker
+    tracker.over.set()
+
+
+def test_a_tracker_that_hangs_holds_nobody(tmp_path, monkeypatch, caplog, hanging):
+    monkeypatch.setattr(runlog, "MOST_RECORDS", 5)
     log = start(tmp_path / "run")
-    log._trackers = [hanging := Hanging()]
+    log._trackers = [hanging]
     began = time.monotonic()
     for step in range(1, 20):
         log.log(record(step))
     log.close()
     assert time.monotonic() - began < 5
-    hanging.over.set()
     assert "a tracker hangs" in caplog.text
     assert len(lines_of(log.folder)) == 19
+
+
+def test_pictures_for_a_tracker_that_hangs_are_written_and_do_not_pile_up(tmp_path, caplog, hanging):
+    log = start(tmp_path / "run")
+    log._trackers = [hanging]
+    for epoch in range(1, 21):
+        log.show({"global_step": epoch, "epoch": epoch}, lambda: Media({"kernels/p": BLACK}))
+    log.close()
+    assert len(list((tmp_path / "run" / "figures").glob("epoch_*/p.png"))) == 20
+    assert f"{20 - runlog.MOST_MEDIA} records or sets of pictures were too many" in caplog.text
+    assert hanging.shown <= 1
+
+
+def test_training_waits_where_too_much_is_still_to_be_drawn(tmp_path):
+    """Each set waits with its weights, so memory would grow without an end where epochs are short."""
+    log = start(tmp_path / "run")
+    drawn, go = [], threading.Event()
+
+    def draw():
+        go.wait(60)
+        drawn.append(1)
+        return Media()
+
+    def hand_over():
+        for _ in range(10):
+            log.show(record(1), draw)
+
+    training = threading.Thread(target=hand_over)
+    training.start()
+    training.join(0.5)
+    assert training.is_alive(), "four wait, and one is being drawn"
+    go.set()
+    training.join(60)
+    log.close()
+    assert len(drawn) == 10
 
 
 def offline(folder, **changes):

@@ -42,7 +42,11 @@ def soak(folder, epochs, leaks, flags):
 
     def spy(the_run, *arguments, **keywords):
         one_epoch(the_run, *arguments, **keywords)
-        the_run.saver.wait()  # a checkpoint under way has a thread and a file
+        the_run.saver.wait()  # a checkpoint under way has a thread and a file, and so have pictures
+        for worker in (the_run.log._drawing, the_run.log._sending):
+            done = threading.Event()
+            worker.do(done.set)
+            assert done.wait(60)
         if "memory" in leaks:
             kept.append(bytearray(b"\1" * 200_000))
         if "descriptor" in leaks:

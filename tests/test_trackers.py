@@ -332,7 +332,7 @@ def test_a_run_that_was_killed_sends_its_records_again(tmp_path, spy):
     first = offline(tmp_path / "run")
     for step in (1, 2, 3):
         first.log(record(step, **{"train/loss": float(step)}))
-    first._worker.finish(5)  # and no close: killed
+    first._sending.finish(5)  # and no close: killed
     spy.log.reset_mock()
     again = offline(tmp_path / "run", step=2)
     again.log(record(3, **{"train/loss": 33.0}))
