@@ -340,6 +340,7 @@ def caught(mutation: Mutation, copy: Path) -> bool:
     assert text.count(mutation.old) == 1, f"{mutation.name}: {mutation.path} has {text.count(mutation.old)} such places"
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{mutation.test}"]
+    command.append(f"--basetemp={copy.parent / 'tmp'}")  # the usual place is taken from other sessions of pytest
     try:
         ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=os.environ)
     finally:
