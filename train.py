@@ -88,7 +88,6 @@ class Run:
 def main(config: Config) -> None:
     """Refuse what cannot work, then form the process group and run. Every rank calls it."""
     distributed.check_launch(config)
-    distributed.follow_launcher()
     runlog.check(config)
     dataset = data.load(config.data)
     network = model.build(config.model, num_classes=len(dataset.class_names), seed=config.seed)

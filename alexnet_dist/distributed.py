@@ -5,20 +5,16 @@ Everything that can be refused is refused before a process group exists.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import resource
-import signal
 import socket
 import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import psutil
 import torch
 import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
 from accelerate import Accelerator
@@ -39,7 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # parameters of glibc's mallopt, from malloc.h
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 @dataclass(frozen=True)
@@ -184,20 +179,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
-
-
-def follow_launcher() -> None:
-    """Get SIGTERM, which saves the run's state, when the launcher of a single process dies.
-
-    `accelerate launch` 1.15 starts one process without passing signals on: whoever ended the launcher would leave the
-    training behind. Several processes have torch's elastic agent, which passes them on. Linux alone can do this.
-    """
-    if "WORLD_SIZE" in os.environ or not sys.platform.startswith("linux"):
-        return
-    parent = psutil.Process().parent()
-    with contextlib.suppress(psutil.Error):
-        if parent is not None and any(Path(word).name == "accelerate" for word in parent.cmdline()[:2]):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def cpu_threads() -> int:

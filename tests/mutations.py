@@ -139,14 +139,6 @@ MUTATIONS = [
         "test_interrupts.py::test_the_same_signal_again_ends_at_once",
     ),
     Mutation(
-        "R6 launcher",
-        "a single process does not follow its launcher",
-        "train.py",
-        "    distributed.follow_launcher()\n",
-        "",
-        "test_interrupts.py::test_a_launcher_that_dies_leaves_no_training_behind",
-    ),
-    Mutation(
         "R7",
         "sums are not compared",
         f"{PACKAGE}/checkpoint.py",

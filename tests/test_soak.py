@@ -1,6 +1,7 @@
 """Two hundred epochs in one process: memory, descriptors and threads stay where they were."""
 
 import gc
+import mmap
 import multiprocessing
 import statistics
 import threading
@@ -48,7 +49,8 @@ def soak(folder, epochs, leaks, flags):
             worker.do(done.set)
             assert done.wait(60)
         if "memory" in leaks:
-            kept.append(bytearray(b"\1" * 200_000))
+            kept.append(mmap.mmap(-1, 200_000))  # pages of its own: what was freed stays with the process, and would do
+            kept[-1].write(b"\1" * 200_000)
         if "descriptor" in leaks:
             kept.append((folder.parent / "leak").open("w"))
         if "thread" in leaks:
