@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from alexnet_dist.config import Config, UserError, parse, to_dict
 
@@ -37,6 +37,7 @@ if __name__ == "__main__":  # before torch, which takes seconds: --help and typi
 import torch
 
 from alexnet_dist import (
+    augment,
     batches,
     cards,
     checkpoint,
@@ -143,7 +144,10 @@ def prepare(
     ema = optim.Ema(network, decay=config.optim.ema) if config.optim.ema else None
     if config.runtime.compile:
         network.compile()
-    order = batches.GlobalBatches(len(dataset.train), config.data.batch_size, seed=config.seed, drop_last=True)
+    mixes = config.data.mixup is not None or config.data.cutmix is not None
+    order = batches.GlobalBatches(
+        len(dataset.train), config.data.batch_size, seed=config.seed, drop_last=True, partners=mixes
+    )
     in_turn = batches.GlobalBatches(len(dataset.test), config.data.batch_size, seed=None, drop_last=False)
     on_gpu = accelerator.device.type == "cuda"
     prepared, optimizer, train_loader, eval_loader = accelerator.prepare(
@@ -154,6 +158,7 @@ def prepare(
     )
     assert config.out_dir is not None
     total_steps = config.epochs * order.num_batches
+    rates = dataclasses.replace(config.optim, lr=optim.peak(config.optim, batch_size=config.data.batch_size))
     timeout = timedelta(seconds=config.runtime.timeout_seconds)
     return engine.Job(
         accelerator=accelerator,
@@ -169,7 +174,7 @@ def prepare(
         num_classes=len(dataset.class_names),
         preprocess=preprocessing(config, dataset, hardware.precision),
         learning_rate=lambda step: optim.learning_rate(
-            step, config.optim, steps_per_epoch=order.num_batches, total_steps=total_steps
+            step, rates, steps_per_epoch=order.num_batches, total_steps=total_steps
         ),
         optim=config.optim,
         seed=config.seed,
@@ -188,15 +193,27 @@ def preprocessing(config: Config, dataset: ImageData, precision: distributed.Pre
     mean, std = model.input_statistics(config.model) or (dataset.mean, dataset.std)
     return preprocess.Preprocess(
         image_size=config.data.image_size,
-        num_images=len(dataset.train),
         source_size=dataset.train.images.shape[-1],
         mean=mean if config.data.normalize else (0.0, 0.0, 0.0),
         std=std if config.data.normalize else (1.0, 1.0, 1.0),
         margin=layers.margin(config.data.image_size),
         dtype=precision.dtype,
-        augment=config.data.augment,
-        flips=dataset.flips,
+        augment=augmentation(config, dataset) if config.data.augment else None,
+    )
+
+
+def augmentation(config: Config, dataset: ImageData) -> augment.Augment:
+    """Return what happens to training images before they are enlarged."""
+    red, green, blue = dataset.mean if config.data.normalize else (0.0, 0.0, 0.0)  # what becomes 0 in the input
+    return augment.Augment(
+        source_size=dataset.train.images.shape[-1],
+        num_images=len(dataset.train),
         seed=config.seed,
+        flips=dataset.flips,
+        cutout=config.data.cutout,
+        mix="mixup" if config.data.mixup else "cutmix" if config.data.cutmix else None,
+        mix_alpha=config.data.mixup or config.data.cutmix or 1.0,
+        fill=(round(255 * red), round(255 * green), round(255 * blue)),
     )
 
 
@@ -305,12 +322,13 @@ def train_one_epoch(run: Run, progress: engine.Progress, *, started: float) -> N
             job.interrupts.answered()
     console.end_epoch()
     evaluation_started = time.perf_counter()
-    evaluation = engine.evaluate(job)
+    is_last = progress.step == job.last_step
+    evaluation = engine.evaluate(job, mirrored=is_last and run.dataset.flips)
     if evaluation is not None:
         record = progress.end_epoch(job, evaluation, seconds=time.perf_counter() - evaluation_started)
         report_epoch(run, record, evaluation)
         progress.wall_seconds = time.perf_counter() - started
-    due = progress.step == job.last_step or progress.epoch % config.checkpoint.every_epochs == 0
+    due = is_last or progress.epoch % config.checkpoint.every_epochs == 0
     if due or job.interrupts.wish:
         save(run, progress)
     if evaluation is not None and job.is_done(progress):
@@ -335,7 +353,7 @@ def report_epoch(run: Run, record: engine.Record, evaluation: metrics.Evaluation
         if is_last:
             log.table(record, "errors", lambda: exhibits.mistakes_table(run.dataset, evaluation))
     log.log(record)
-    run.console.print(cards.epoch_line(record, epochs=run.config.epochs))
+    run.console.print(cards.epoch_line(record, epochs=run.config.epochs, split=run.dataset.evaluated_on))
     if collapse := evaluation.collapse():
         log.alert("Nothing learned", f"{collapse}. {cards.COLLAPSE_ADVICE}", level="WARN")
         run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {collapse}. {cards.COLLAPSE_ADVICE}")
@@ -377,15 +395,16 @@ def keep_evidence(run: Run, progress: engine.Progress, error: metrics.NonFiniteE
     if not run.log.enabled:
         return
     job, split = run.job, run.dataset.train
-    ids, losses = zip(*error.images, strict=True)
-    chosen = torch.tensor(ids)
-    batch = {
-        "ids": chosen,
-        "images": torch.from_numpy(split.images[list(ids)]),
-        "labels": torch.from_numpy(split.labels[list(ids)]),
-        "losses": torch.tensor(losses),
-    }
+    ids, losses = (list(column) for column in zip(*error.images, strict=True))
+    partner = job.order.partner_table()
+    indices = ids if partner is None else [[image, int(partner[image])] for image in ids]
+    batch: dict[str, Any] = {**batches.gather(split.images, split.labels, indices)}
+    batch["losses"] = torch.tensor(losses)
     draws = job.preprocess.draws(progress.epoch)
+    if draws is not None:
+        batch["draws"] = draws[batch["ids"]]
+        if partner is not None:
+            batch["partner_draws"] = draws[batch["partner_ids"]]
     report = {
         "error": str(error),
         "step": error.step,
@@ -397,7 +416,7 @@ def keep_evidence(run: Run, progress: engine.Progress, error: metrics.NonFiniteE
     checkpoint.save_evidence(
         run.log.folder / "non_finite" / f"step_{error.step:08d}",
         model=run.network,
-        batch=batch if draws is None else {**batch, "draws": draws[chosen]},
+        batch=batch,
         report=report,
     )
 
@@ -405,8 +424,9 @@ def keep_evidence(run: Run, progress: engine.Progress, error: metrics.NonFiniteE
 def draw_results(run: Run, evaluation: metrics.Evaluation) -> None:
     """Draw the curves and the confusion matrix."""
     if run.log.enabled:
-        figures.save_curves(run.log.records, run.log.folder / "figures", num_classes=run.job.num_classes)
-        figures.save_confusion(evaluation.confusion, run.dataset.class_names, run.log.folder / "figures/confusion.png")
+        folder, split = run.log.folder / "figures", run.dataset.evaluated_on
+        figures.save_curves(run.log.records, folder, num_classes=run.job.num_classes, split=split)
+        figures.save_confusion(evaluation.confusion, run.dataset.class_names, folder / "confusion.png")
 
 
 def command() -> NoReturn:

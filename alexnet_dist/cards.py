@@ -14,11 +14,12 @@ import torch
 from alexnet_dist import __version__
 from alexnet_dist.console import duration
 from alexnet_dist.model import num_parameters
+from alexnet_dist.optim import peak
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from alexnet_dist.config import Config
+    from alexnet_dist.config import Config, DataConfig
     from alexnet_dist.engine import Job, Progress, Record
     from alexnet_dist.imagedata import ImageData
 
@@ -37,6 +38,7 @@ def facts(config: Config, dataset: ImageData, network: nn.Module, job: Job) -> F
         "num_parameters": num_parameters(network),
         "num_train_images": len(dataset.train),
         "num_eval_images": len(dataset.test),
+        "evaluated_on": dataset.evaluated_on,
         "num_classes": len(dataset.class_names),
         "dataset": dataset.name,
         "fallback_for": dataset.fallback_for,
@@ -76,10 +78,10 @@ def run_card(config: Config, facts: Facts, job: Job, progress: Progress, trackin
     left_over = facts["num_train_images"] % batch_size
     return {
         "data": f"{facts['dataset']}{stands_in}: {facts['num_train_images']:,} training and "
-        f"{facts['num_eval_images']:,} test images, {facts['num_classes']} classes",
+        f"{facts['num_eval_images']:,} {facts['evaluated_on']} images, {facts['num_classes']} classes",
         "input": f"{source}x{source} -> {config.data.image_size}x{config.data.image_size}, "
         + ("normalised, " if config.data.normalize else "in [0, 1], ")
-        + ("augmented" if config.data.augment else "as stored"),
+        + _augmentation(config.data),
         "network": f"AlexNet, {facts['num_parameters']:,} parameters",
         "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
         f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
@@ -88,18 +90,27 @@ def run_card(config: Config, facts: Facts, job: Job, progress: Progress, trackin
         "steps": f"{job.order.num_batches} an epoch, {config.epochs} epochs"
         + (f", stopping after step {job.last_step}" if config.max_steps else "")
         + (f"; {left_over} images of each epoch's order do not fill a batch" if left_over else ""),
-        "optimizer": f"{config.optim.name}, lr {config.optim.lr:g} {config.optim.schedule}"
+        "optimizer": f"{config.optim.name}, lr {peak(config.optim, batch_size=batch_size):g} {config.optim.schedule}"
         + (f", evaluates an average of weights ({config.optim.ema:g})" if config.optim.ema else ""),
         "tracking": tracking,
         "run folder": f"{config.out_dir} ({begin})",
     }
 
 
-def epoch_line(record: Record, *, epochs: int) -> str:
-    """Return the lecture's line: training loss, test accuracy in percent, seconds."""
+def _augmentation(config: DataConfig) -> str:
+    if not config.augment:
+        return "as stored"
+    more = {"cutout": config.cutout, "mixup": config.mixup, "cutmix": config.cutmix}
+    return ", ".join(
+        ["cropped and mirrored at random", *(f"{name} {value:g}" for name, value in more.items() if value)]
+    )
+
+
+def epoch_line(record: Record, *, epochs: int, split: str) -> str:
+    """Return the lecture's line: training loss, accuracy in percent on the split that is evaluated, seconds."""
     return (
         f"epoch {record['epoch']}/{epochs}  training loss {record['train/epoch_loss']:.4f}  "
-        f"test loss {record['val/loss']:.4f}  test accuracy {record['val/top1']:.3%}  "
+        f"{split} loss {record['val/loss']:.4f}  {split} accuracy {record['val/top1']:.3%}  "
         f"{duration(record['perf/epoch_seconds'])}"
     )
 
@@ -111,6 +122,7 @@ def summary(facts: Facts, progress: Progress, *, status: str) -> Record:
         "best_top1": progress.best_top1,
         "best_epoch": progress.best_epoch,
         "final_top1": progress.top1,
+        "final_top1_flip_tta": progress.top1_flip_tta,
         "final_train_loss": progress.epoch_loss,
         "epochs": progress.epoch,
         "global_step": progress.step,
@@ -133,7 +145,8 @@ def result_card(summary: Record, progress: Progress, config: Config, tracking: s
     return {
         "status": summary["status"],
         "top-1": f"{progress.top1 or 0:.3%} at the end, "
-        f"{progress.best_top1 or 0:.3%} at best (epoch {progress.best_epoch})",
+        f"{progress.best_top1 or 0:.3%} at best (epoch {progress.best_epoch})"
+        + (f"; {progress.top1_flip_tta:.3%} with mirror images" if progress.top1_flip_tta is not None else ""),
         "time": f"{duration(progress.wall_seconds)} for {progress.step} steps",
         "speed": f"{summary['images_per_second']:,.0f} images/s while training, MFU "
         f"{summary['images_per_second'] * summary['flops_per_image'] / summary['peak_tflops'] / 1e12:.2f}",

@@ -62,13 +62,13 @@ CHARTS = (
         lines=(
             Line(key="train/loss", name="training, steps", style="faint"),
             Line(key="train/epoch_loss", name="training, mean of the epoch", style="dash"),
-            Line(key="val/loss", name="test"),
+            Line(key="val/loss", name="evaluation"),
         ),
         chance=lambda num_classes: (f"chance, ln {num_classes}", math.log(num_classes)),
     ),
     Chart(
         key="accuracy",
-        title="Test accuracy",
+        title="Accuracy in evaluation",
         unit="%",
         lines=(Line(key="val/top1", name="top-1"), Line(key="val/top5", name="top-5", style="dash")),
         scale=100,
@@ -235,7 +235,7 @@ def confusion(run: Run) -> Item | None:
         "counts": counts,
         "tabled": len(names) <= MOST_TABLED_CLASSES,
         "chart": _matrix(names, counts) if len(names) <= MOST_CLASSES else None,
-        "caption": f"{num_images:,} test images, {percent(right / max(1, num_images))} on the diagonal",
+        "caption": f"{num_images:,} images, {percent(right / max(1, num_images))} on the diagonal",
         "epoch": finite(run.evaluation.get("epoch")),
     }
 

@@ -58,8 +58,16 @@ class DataConfig:
     """Side to which images are enlarged, in pixels (at least 63)."""
     limit: int | None = None
     """Use only this many images of each split, chosen by a fixed hash: for debugging."""
+    val_fraction: float = 0.0
+    """Evaluate on this share of the training images, held out by a fixed hash; the test split then stays unread."""
     augment: bool = True
-    """Random crop (reflection padding of 1/8) and horizontal flip; digits are cropped but never flipped."""
+    """Random crop (reflection padding of 1/8) and a flip every second epoch; digits are cropped but never flipped."""
+    cutout: float = 0.0
+    """Blot out a square of this share of the side at a random place of each training image; part of augmentation."""
+    mixup: float | None = None
+    """Blend each training image and its label with another by shares from Beta(a, a), a being this value."""
+    cutmix: float | None = None
+    """Replace a box in each training image by another's, with an area from Beta(a, a), a being this value."""
     normalize: bool = True
     """Standardise each channel by the training split (by ImageNet, with its weights); else values lie in [0, 1]."""
     cache_dir: Path | None = None
@@ -73,6 +81,17 @@ class DataConfig:
         )
         _require(self.limit is None or self.limit >= 1, "--data.limit must be at least 1")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
+        _require(0 <= self.val_fraction < 1, "--data.val-fraction must be at least 0 and below 1")
+        _require(0 <= self.cutout <= 1, "--data.cutout must be from 0 to 1")
+        _require(self.mixup is None or 0 < self.mixup < math.inf, "--data.mixup must be a positive number")
+        _require(self.cutmix is None or 0 < self.cutmix < math.inf, "--data.cutmix must be a positive number")
+        _require(
+            self.mixup is None or self.cutmix is None, "--data.mixup and --data.cutmix exclude each other: choose one"
+        )
+        _require(
+            self.augment or not (self.cutout or self.mixup or self.cutmix),
+            "--data.no-augment excludes --data.cutout, --data.mixup and --data.cutmix: they are augmentation",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +102,8 @@ class ModelConfig:
     """Start from torchvision's ImageNet weights (downloaded once); the head starts fresh."""
     weights: Path | None = None
     """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
+    init: Literal["torch", "he"] = "torch"
+    """Random starting weights: torch's default for each layer, or He et al.'s, which keep the signal's size."""
     dropout: float = 0.5
     """Dropout probability before fc6 and fc7."""
 
@@ -98,10 +119,12 @@ class ModelConfig:
 class OptimConfig:
     """How the weights move."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer; sgd has Nesterov momentum 0.9."""
+    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adam"
+    """Optimizer; sgd has Nesterov momentum 0.9. lars and lamb are sgd and adamw with a trust ratio for each layer."""
     lr: float = 5e-4
-    """Peak learning rate."""
+    """Peak learning rate, before scale-lr."""
+    scale_lr: Literal["none", "sqrt", "linear"] = "none"
+    """Multiply the rate by (global batch / 256), by its square root, or not at all."""
     schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
     """Learning rate after the warm-up: constant, cosine to 0, or one-cycle (cosine from lr/25 up and down to 0)."""
     warmup_epochs: float | None = None

@@ -52,6 +52,8 @@ def load(config: DataConfig) -> ImageData:
             "%s\nTHE FALLBACK IS USED: training on %s instead of %s.", error, config.fallback, config.dataset
         )
         data = replace(_load_named(config.fallback, config), fallback_for=config.dataset)
+    if config.val_fraction:
+        data = _held_out(data, config.val_fraction)
     if config.limit:
         data = _limited(data, config.limit)
     _check_fit(data, config)
@@ -226,6 +228,22 @@ def _folder_digest(folder: Path) -> str:
     except OSError as error:
         raise UserError(f"--data.dataset {folder} cannot be read: {error}") from None
     return digest.hexdigest()
+
+
+def _held_out(data: ImageData, fraction: float) -> ImageData:
+    """Evaluate on a share of each class's training images, drawn by a fixed hash, instead of the test split."""
+    order = seeds.generator(0, "held out").permutation(len(data.train))
+    is_held_out = np.zeros(len(order), bool)
+    for label in range(len(data.class_names)):
+        of_class = order[data.train.labels[order] == label]
+        is_held_out[of_class[: round(fraction * len(of_class))]] = True
+    if is_held_out.all() or not is_held_out.any():
+        raise UserError(f"--data.val-fraction {fraction} leaves no image of {data.name} on one side: choose another")
+    train, held_out = (
+        Split(data.train.images[chosen], data.train.labels[chosen]) for chosen in (~is_held_out, is_held_out)
+    )
+    held = assemble(data.name, train, held_out, data.class_names)
+    return replace(held, flips=data.flips, fallback_for=data.fallback_for, evaluated_on="held-out")
 
 
 def _limited(data: ImageData, limit: int) -> ImageData:

@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.profiler import record_function
 
-from alexnet_dist import seeds
+from alexnet_dist import augment, seeds
 from alexnet_dist.config import UserError
 from alexnet_dist.distributed import peak_memory
 from alexnet_dist.interrupts import Wish
@@ -62,6 +62,8 @@ class Progress:
     """Mean training loss of the last epoch."""
     top1: float | None = None
     """Of the last evaluation."""
+    top1_flip_tta: float | None = None
+    """Likewise, where mirror images were looked at too."""
     best_top1: float | None = None
     best_epoch: int | None = None
     train_seconds: float = 0.0
@@ -99,7 +101,7 @@ class Progress:
         """
         epoch = self.epoch + 1
         self.epoch_loss = self.loss_sum / (self.batch * job.order.batch_size)
-        self.top1, self.evaluated = evaluation.top1, self.step
+        self.top1, self.top1_flip_tta, self.evaluated = evaluation.top1, evaluation.top1_flip_tta, self.step
         if self.best_top1 is None or evaluation.top1 > self.best_top1:
             self.best_top1, self.best_epoch = evaluation.top1, epoch
         record = {
@@ -110,6 +112,7 @@ class Progress:
             "val/loss": evaluation.loss,
             "val/top1": evaluation.top1,
             **({} if evaluation.top5 is None else {"val/top5": evaluation.top5}),
+            **({} if self.top1_flip_tta is None else {"val/top1_flip_tta": self.top1_flip_tta}),
             "val/num_images": evaluation.num_images,
             "best/top1": self.best_top1,
             "perf/epoch_seconds": self.epoch_seconds + seconds,
@@ -248,16 +251,14 @@ def _train_step(
         group["lr"] = lr
     share = len(batch["ids"])
     losses = []
-    parts = zip(*(batch[key].chunk(job.optim.accumulate) for key in ("images", "labels", "ids")), strict=True)
-    for part, (images, labels, ids) in enumerate(parts):
+    for part, piece in enumerate(_parts(batch, job.optim.accumulate)):
         with record_function("input"):
-            inputs = job.preprocess(images, None if draws is None else draws[ids])
+            network_input = inputs(job, piece, draws)
         torch.manual_seed(seeds.integer(job.seed, "dropout", step, job.accelerator.process_index, part))
         is_last = part == job.optim.accumulate - 1
         with nullcontext() if is_last else job.accelerator.no_sync(job.model):
             with record_function("forward"):
-                logits = job.model(inputs).float()
-                loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=job.optim.label_smoothing)
+                loss = _losses(job, job.model(network_input).float(), piece, draws)
             job.heartbeat.beat()
             with record_function("backward"):
                 job.accelerator.backward(loss.sum() / share)
@@ -269,6 +270,31 @@ def _train_step(
         if job.ema is not None:
             job.ema.update(job.accelerator.unwrap_model(job.model))
     return torch.cat(losses), batch["ids"], norm
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Cut a batch into equal parts."""
+    for pieces in zip(*(tensor.chunk(count) for tensor in batch.values()), strict=True):  # type: ignore[attr-defined]
+        yield dict(zip(batch, pieces, strict=True))  # type: ignore[misc]
+
+
+def inputs(job: Job, batch: Batch, draws: torch.Tensor | None) -> torch.Tensor:
+    """Return the network's input, mixed with the partners' images where the batch has partners."""
+    if draws is None:
+        return job.preprocess(batch["images"])
+    if "partner_ids" not in batch:
+        return job.preprocess(batch["images"], draws[batch["ids"]])
+    return job.preprocess(batch["images"], draws[batch["ids"]], (batch["partner_images"], draws[batch["partner_ids"]]))
+
+
+def _losses(job: Job, logits: torch.Tensor, batch: Batch, draws: torch.Tensor | None) -> torch.Tensor:
+    """Return each image's loss (B,): where it is a mixture, that of both labels by their shares."""
+    smoothing = job.optim.label_smoothing
+    losses = F.cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)
+    if draws is None or "partner_labels" not in batch:
+        return losses
+    partners = F.cross_entropy(logits, batch["partner_labels"], reduction="none", label_smoothing=smoothing)
+    return partners.lerp(losses, augment.shares(draws[batch["ids"]]))
 
 
 def _clip(job: Job) -> torch.Tensor:
@@ -341,10 +367,14 @@ def _check_finite(job: Job, window: StepWindow, losses: list[float], norms: list
 
 
 @torch.no_grad()
-def evaluate(job: Job) -> Evaluation | None:
+def evaluate(job: Job, *, mirrored: bool = False) -> Evaluation | None:
     """Count every test image exactly once, at any world size. Every rank must call it; all get the same result.
 
     Measures the average of the weights where the run keeps one. Returns None if the run was asked to end meanwhile.
+
+    Args:
+        job: whose network and test images.
+        mirrored: look at each image's mirror image too, for `Evaluation.top1_flip_tta`.
     """
     module = job.accelerator.unwrap_model(job.model) if job.ema is None else job.ema.model
     module.eval()
@@ -354,6 +384,9 @@ def evaluate(job: Job) -> Evaluation | None:
         if batch := next(shares, None):
             with job.accelerator.autocast():
                 logits = module(job.preprocess(batch["images"])).float()
+                if mirrored:
+                    reflection = module(job.preprocess(batch["images"].flip(-1))).float()
+                    counts.add_mirrored(logits, reflection, batch["labels"])
             losses = F.cross_entropy(logits, batch["labels"], reduction="none")
             counts.add(logits, batch["labels"], losses, batch["ids"])
         job.heartbeat.beat()
@@ -366,6 +399,7 @@ def evaluate(job: Job) -> Evaluation | None:
         confusion=confusion,
         num_top5=int(job.accelerator.reduce(counts.num_top5, "sum").item()),
         worst=worst_of(gather_object(counts.worst(MOST_MISTAKES)), MOST_MISTAKES),
+        num_mirrored=int(job.accelerator.reduce(counts.num_mirrored, "sum").item()) if mirrored else None,
     )
     assert evaluation.num_images == job.num_eval_images, "an image was left out or counted twice"
     return evaluation

@@ -9,9 +9,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from alexnet_dist import checkpoint, figures, kernels
+from alexnet_dist import batches, checkpoint, engine, figures, kernels
 from alexnet_dist.trackers import Media, Weights
 
 if TYPE_CHECKING:
@@ -30,13 +28,10 @@ INPUT_TILE = 112  # pixels: half of 224
 def first_batch(job: Job, dataset: ImageData) -> Media:
     """Draw the first images of training as the network gets them: augmented, enlarged, normalised and back."""
     job.order.set_position(epoch=0)
-    ids = torch.tensor(next(iter(job.order))[:MOST_SHOWN])
+    batch = batches.gather(dataset.train.images, dataset.train.labels, next(iter(job.order))[:MOST_SHOWN])
     draws = job.preprocess.draws(0)
-    device = job.accelerator.device
-    images = torch.from_numpy(dataset.train.images[ids.numpy()]).to(device)
-    inputs = job.preprocess(images, None if draws is None else draws[ids].to(device))
-    shown = job.preprocess.pictures(inputs).cpu().numpy()
-    labels = [dataset.class_names[dataset.train.labels[image]] for image in ids[: figures.SHEET_COLUMNS].tolist()]
+    shown = job.preprocess.pictures(engine.inputs(job, batch, draws)).cpu().numpy()
+    labels = [dataset.class_names[label] for label in batch["labels"][: figures.SHEET_COLUMNS].tolist()]
     return Media(
         {"inputs/first_batch": figures.sheet(figures.thumbnail(image, INPUT_TILE) for image in shown)},
         {"inputs/first_batch": f"step 1, first row: {', '.join(labels)}"},
@@ -93,11 +88,12 @@ def mistakes_table(dataset: ImageData, evaluation: Evaluation) -> list[Record]:
     ]
 
 
+KNOWN = ("dataset", "num_classes", "num_train_images", "num_eval_images", "evaluated_on")
 MODEL_CARD = """\
 # AlexNet on {dataset}
 
 torchvision's AlexNet with {num_classes} classes, trained by alexnet_dist {version} for {epoch} epochs ({step} steps) on
-{num_train_images:,} images of {image_size}x{image_size}. Top-1 on {num_eval_images:,} test images: {top1}.
+{num_train_images:,} images of {image_size}x{image_size}. Top-1 on {num_eval_images:,} {evaluated_on} images: {top1}.
 
 ```python
 import json, safetensors.torch, torchvision
@@ -119,7 +115,7 @@ def weights(path: Path, config: Config, dataset: ImageData, job: Job, *, aliases
     progress, known = state["progress"], state["facts"]
     top1 = progress["top1"]
     card = MODEL_CARD.format(
-        **{key: known[key] for key in ("dataset", "num_classes", "num_train_images", "num_eval_images")},
+        **{key: known[key] for key in KNOWN},
         version=known["versions"]["alexnet_dist"],
         epoch=progress["epoch"],
         step=progress["step"],

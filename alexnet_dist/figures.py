@@ -26,7 +26,7 @@ THUMBNAIL = 64  # pixels
 MOST_NUMBERED_CLASSES = 20  # above it, numbers in the cells of a confusion matrix cannot be read
 
 
-def save_curves(records: Sequence[Record], folder: Path, *, num_classes: int) -> None:
+def save_curves(records: Sequence[Record], folder: Path, *, num_classes: int, split: str = "test") -> None:
     """Draw loss.png and accuracy.png from the lines of metrics.jsonl, with what guessing among the classes gives."""
     train = [record for record in records if "train/loss" in record]
     evaluations = [record for record in records if "val/top1" in record]
@@ -38,15 +38,17 @@ def save_curves(records: Sequence[Record], folder: Path, *, num_classes: int) ->
         positions, [r["train/loss"] for r in train], color="#9aa7b5", linewidth=1, label="training, mean of steps"
     )
     axes.plot(*_series(evaluations, "train/epoch_loss"), "o-", color="#1f5fa8", label="training, mean of the epoch")
-    axes.plot(*_series(evaluations, "val/loss"), "s-", color="#d1495b", label="test")
+    axes.plot(*_series(evaluations, "val/loss"), "s-", color="#d1495b", label=split)
     axes.axhline(math.log(num_classes), label="chance", **CHANCE)
     axes.set(xlabel="epoch", ylabel="loss (nats)", title="Loss")
     _finish(figure, axes, folder / "loss.png")
     figure, axes = _figure(7, 4.2)
     epochs, top1 = _series(evaluations, "val/top1")
-    axes.plot(epochs, [100 * value for value in top1], "s-", color="#d1495b", label="test, top-1")
+    axes.plot(epochs, [100 * value for value in top1], "s-", color="#d1495b", label=f"{split}, top-1")
     axes.axhline(100 / num_classes, label="chance", **CHANCE)
-    axes.set(xlabel="epoch", ylabel="accuracy (%)", title=f"Test accuracy, best {100 * max(top1):.2f} %")
+    axes.set(
+        xlabel="epoch", ylabel="accuracy (%)", title=f"{split.capitalize()} accuracy, best {100 * max(top1):.2f} %"
+    )
     _finish(figure, axes, folder / "accuracy.png")
 
 

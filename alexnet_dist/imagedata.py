@@ -43,6 +43,8 @@ class ImageData:
     """Whether a mirrored image keeps its class."""
     fallback_for: str | None = None
     """The data set that was asked for, when this one stands in for it."""
+    evaluated_on: str = "test"
+    """Whose images `test` holds: the test split's, or "held-out" ones of the training split."""
 
 
 def assemble(name: str, train: Split, test: Split, class_names: tuple[str, ...]) -> ImageData:

@@ -90,6 +90,7 @@ class EvalCounts:
         self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.num_top5 = torch.zeros((), dtype=torch.int64, device=device)
+        self.num_mirrored = torch.zeros((), dtype=torch.int64, device=device)
         self._whole: list[torch.Tensor] = []
         """Per batch, (3, B) int64: ids, labels, predicted classes."""
         self._real: list[torch.Tensor] = []
@@ -113,6 +114,10 @@ class EvalCounts:
         self.num_top5 += (best == labels[:, None]).sum()
         self._whole.append(torch.stack([ids, labels, predicted]))
         self._real.append(torch.stack([probabilities, losses]))
+
+    def add_mirrored(self, logits: torch.Tensor, mirrored: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count what the mean of an image's and its mirror image's logits, (B, num_classes) each, recognises."""
+        self.num_mirrored += ((logits + mirrored).argmax(dim=1) == labels).sum()
 
     def worst(self, most: int) -> list[Mistake]:
         """Return the mistakes with the largest losses, the largest first. Waits for the device."""
@@ -146,6 +151,8 @@ class Evaluation:
     """Images whose true class is among the five most likely."""
     worst: tuple[Mistake, ...]
     """The mistakes with the largest losses, the largest first."""
+    num_mirrored: int | None = None
+    """Images recognised by the mean of their and their mirror images' logits; None where that was not asked."""
 
     @property
     def num_images(self) -> int:
@@ -161,6 +168,11 @@ class Evaluation:
     def top5(self) -> float | None:
         """Share of the images whose true class is among the five most likely; None where that is no achievement."""
         return self.num_top5 / self.num_images if len(self.confusion) > 5 else None
+
+    @property
+    def top1_flip_tta(self) -> float | None:
+        """Top-1 of the mean over each image and its mirror image: test-time augmentation."""
+        return None if self.num_mirrored is None else self.num_mirrored / self.num_images
 
     @property
     def per_class(self) -> list[float | None]:

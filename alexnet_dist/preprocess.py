@@ -1,8 +1,7 @@
 """From stored uint8 images to the network's input, on the device: augment, enlarge exactly, normalise.
 
-Augmentation works on the small image, where it is cheap; enlargement is Pillow's bilinear resize to the bit; the result
-is written once, in the type and layout that conv1 reads. Knows nothing about processes: what happens to an image
-depends on (seed, epoch, image id) alone.
+Augmentation works on the small image, where it is cheap (`augment.py`); enlargement is Pillow's bilinear resize to the
+bit; the result is written once, in the type and layout that conv1 reads. Knows nothing about processes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
-from alexnet_dist import seeds
+from alexnet_dist import augment
 
 Channels = tuple[float, float, float]
 
@@ -29,53 +28,43 @@ class Preprocess:
     Args:
         image_size: side of the output in pixels.
         source_size: side of the stored images.
-        num_images: in the training split.
         mean: per channel, in [0, 1]; 0 with a `std` of 1 leaves values in [0, 1].
         std: per channel.
         margin: zeros before and behind the image along both axes, which conv1 would have to add by a copy.
         dtype: of the output. Arithmetic is float32, or float64 for that.
-        augment: crop at random (reflection padding of 1/8 of the side) and flip.
-        flips: False where a mirrored image changes its class.
-        seed: of the augmentation.
+        augment: what happens to training images first; None leaves them as they are.
     """
 
     image_size: int
     source_size: int
-    num_images: int
     mean: Channels
     std: Channels
     margin: tuple[int, int]
     dtype: torch.dtype
-    augment: bool
-    flips: bool
-    seed: int
+    augment: augment.Augment | None
 
     def draws(self, epoch: int) -> torch.Tensor | None:
-        """Return each training image's crop offset and flip in this epoch.
+        """Return what the augmentation of an epoch draws for each training image: (N, 10) int64 on the CPU, or None."""
+        return None if self.augment is None else self.augment.draws(epoch)
 
-        Returns:
-            (N, 3) int64 on the CPU: row offset and column offset in [0, 2 * padding], flip in {0, 1}; None when
-            augmentation is off.
-        """
-        if not self.augment:
-            return None
-        rng = seeds.generator(self.seed, "augment", epoch)
-        offsets = rng.integers(0, 2 * _padding(self.source_size) + 1, (self.num_images, 2))
-        flip = rng.integers(0, 2, (self.num_images, 1)) if self.flips else np.zeros((self.num_images, 1), np.int64)
-        return torch.from_numpy(np.hstack([offsets, flip]))
-
-    def __call__(self, images: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self,
+        images: torch.Tensor,
+        draws: torch.Tensor | None = None,
+        partners: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """Return the network's input.
 
         Args:
             images: (B, 3, H, W) uint8.
-            draws: (B, 3) int64, rows of `draws()`; None leaves the images as they are.
+            draws: (B, 10) int64, rows of `draws()`; None leaves the images as they are.
+            partners: images and draws, of the same shapes, to mix these with.
 
         Returns:
             (B, 3, P, P) of `dtype`, channels_last; in [0, 1] or normalised, with the margin.
         """
         if draws is not None:
-            images = crop_and_flip(images, draws)
+            images = self._augmented(images, draws, partners)
         at_once = CACHED_IMAGES if images.device.type == "cpu" else len(images)
         inputs, inner = self._empty(len(images), images.device)
         arithmetic = torch.promote_types(self.dtype, torch.float32)
@@ -84,6 +73,13 @@ class Preprocess:
             part = enlarge(images[start : start + at_once], self.image_size).permute(0, 2, 3, 1).flatten(2)
             inner[start : start + at_once] = part.to(arithmetic).sub_(mean).div_(std)
         return inputs
+
+    def _augmented(
+        self, images: torch.Tensor, draws: torch.Tensor, partners: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
+        assert self.augment is not None
+        images = self.augment(images, draws)
+        return images if partners is None else augment.mix(images, self.augment(*partners), draws)
 
     def pictures(self, inputs: torch.Tensor) -> torch.Tensor:
         """Turn inputs of the network back into something to look at.
@@ -114,35 +110,6 @@ class Preprocess:
 def _row(values: Channels, size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Return one value per channel, on the scale of stored images, repeated along a row of pixels."""
     return torch.tensor(values, device=device, dtype=dtype).mul(255).repeat(size)
-
-
-def _padding(source_size: int) -> int:
-    return source_size // 8  # 4 of CIFAR-10's 32 pixels, as in most published recipes
-
-
-def crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Shift each image within its own reflection and mirror some, by one gather.
-
-    Args:
-        images: (B, 3, S, S) uint8.
-        draws: (B, 3) int64 as `Preprocess.draws` gives them.
-
-    Returns:
-        (B, 3, S, S) uint8, channels_last.
-    """
-    size = images.shape[-1]
-    padding = _padding(size)
-    pixel = torch.arange(size, device=images.device)
-    rows = _reflect(pixel + draws[:, 0:1] - padding, size)  # (B, S)
-    columns = _reflect(pixel + draws[:, 1:2] - padding, size)
-    columns = torch.where(draws[:, 2:3] == 1, columns.flip(1), columns)
-    image = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Mirror indices outside [0, size) at the border pixels, which are not repeated."""
-    return (size - 1) - (size - 1 - index.abs()).abs()
 
 
 # ---- exact enlargement ----------------------------------------------------------------------------------------------

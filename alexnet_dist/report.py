@@ -51,7 +51,7 @@ def _headline(run: Run) -> list[Item]:
     best, best_epoch = (run.best[0], f"epoch {run.best[1]}") if run.best else (None, "")
     rows = [
         ("best top-1", percent(best), best_epoch),
-        ("final top-1", percent(final), "" if loss is None else f"test loss {loss:.4f}"),
+        ("final top-1", percent(final), "" if loss is None else f"loss {loss:.4f}"),
         ("epochs", f"{ended} of {run.epochs}", f"{steps:,.0f} steps"),
         ("wall time", NOTHING if seconds is None else duration(seconds), ""),
         ("images per second", _count(rate), "" if mfu is None else f"MFU {100 * mfu:.1f}{NBSP}%"),
@@ -87,7 +87,7 @@ def _facts(run: Run) -> dict[str, str]:
     found = {
         "data set": shorten(summary.get("dataset") or config.get("data.dataset") or NOTHING),
         "training images": _count(summary.get("num_train_images")),
-        "test images": _count(summary.get("num_eval_images")),
+        f"{summary.get('evaluated_on') or 'test'} images": _count(summary.get("num_eval_images")),
         "classes": _count(run.num_classes),
         "hardware": str(summary.get("device") or NOTHING),
         "processes": _count(summary.get("world_size")),
