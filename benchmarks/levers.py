@@ -62,11 +62,11 @@ def without_fused_input() -> None:
     import torch
     import torch.nn.functional as F  # noqa: N812
 
-    from alexnet_dist import preprocess
+    from alexnet_dist import augment, preprocess
 
     def call(self: Any, images: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ANN401
         if draws is not None:
-            images = preprocess.crop_and_flip(images, draws)
+            images = augment.crop_and_flip(images, draws)
         enlarged = preprocess.enlarge(images, self.image_size).contiguous(memory_format=torch.channels_last)
         mean, std = (torch.tensor(values).mul(255).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return F.pad((enlarged - mean).div_(std), self.margin * 2).contiguous(memory_format=torch.channels_last)

@@ -34,6 +34,35 @@ def numbered(num_images):
     return images, (ids * 7 % 10).astype(np.int64)
 
 
+# ---- partners -------------------------------------------------------------------------------------------------------
+
+
+def paired(epoch=0, batch=0, num_images=48):
+    order = GlobalBatches(num_images, 8, seed=5, drop_last=True, partners=True)
+    order.set_position(epoch=epoch, batch=batch)
+    return list(order)
+
+
+def test_partners_are_another_permutation_and_leave_the_order_alone():
+    pairs = joined(paired())
+    assert [first for first, _ in pairs] == joined(shuffled(48, 8, seed=5))
+    assert sorted(second for _, second in pairs) == list(range(48)), "each image is a partner once"
+    assert dict(pairs) != dict(joined(paired(epoch=1)))
+    assert paired(epoch=1, batch=4) == paired(epoch=1)[4:], "a start in mid-epoch is the tail of the whole"
+
+
+def test_loader_hands_out_partners_with_their_labels():
+    images, labels = numbered(48)
+    order = GlobalBatches(48, 8, seed=5, drop_last=True, partners=True)
+    for batch, pairs in zip(batches.loader(images, labels, order, pin_memory=False), paired(), strict=True):
+        assert batch["ids"].tolist() == [first for first, _ in pairs]
+        assert batch["partner_ids"].tolist() == [second for _, second in pairs]
+        for prefix in ("", "partner_"):
+            ids = batch[f"{prefix}ids"].numpy()
+            assert np.array_equal(batch[f"{prefix}images"].numpy(), images[ids])
+            assert np.array_equal(batch[f"{prefix}labels"].numpy(), labels[ids])
+
+
 # ---- the order ------------------------------------------------------------------------------------------------------
 
 

@@ -17,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 # A new option is a decision: add it here, and say in its docstring what it is for.
 OPTIONS = """\
 epochs seed out_dir resume max_steps profile
-data.dataset data.revision data.fallback data.batch_size data.image_size data.limit data.augment data.normalize
-data.cache_dir
-model.pretrained model.weights model.dropout
-optim.name optim.lr optim.schedule optim.warmup_epochs optim.weight_decay optim.clip_norm optim.label_smoothing
+data.dataset data.revision data.fallback data.batch_size data.image_size data.limit data.val_fraction data.augment
+data.cutout data.mixup data.cutmix data.normalize data.cache_dir
+model.pretrained model.weights model.init model.dropout
+optim.name optim.lr optim.scale_lr optim.schedule optim.warmup_epochs optim.weight_decay optim.clip_norm optim.label_smoothing
 optim.ema optim.accumulate
 runtime.precision runtime.cpu runtime.compile runtime.comm_hook runtime.timeout_seconds
 log.every_steps log.kernels_every_epochs log.conv2_kernel log.trackers
@@ -94,6 +94,11 @@ def test_recorded_configuration_loads_back_equal(tmp_path):
         (["--model.pretrained", "--model.weights", "w"], ["--model.pretrained", "--model.weights"]),
         (["--log.trackers", "wandb", "wandb"], ["--log.trackers"]),
         (["--log.conv2-kernel", "192"], ["--log.conv2-kernel"]),
+        (["--data.val-fraction", "1"], ["--data.val-fraction", "below 1"]),
+        (["--data.cutout", "1.5"], ["--data.cutout", "from 0 to 1"]),
+        (["--data.mixup", "0"], ["--data.mixup", "positive"]),
+        (["--data.mixup", "1", "--data.cutmix", "1"], ["--data.mixup", "--data.cutmix", "choose one"]),
+        (["--data.no-augment", "--data.mixup", "1"], ["--data.no-augment", "--data.mixup"]),
     ],
 )
 def test_mistakes_are_one_line_that_helps(flags, words):

@@ -639,6 +639,29 @@ def test_limit_draws_from_all_classes(image_folder, load):
     assert few.class_names == whole.class_names
 
 
+def test_held_out_images_are_of_the_training_split_and_no_longer_in_it(image_folder, load):
+    folder = image_folder(size=4, per_class=20, classes=("ant", "bee", "cow"))
+    whole, held = load(folder), load(folder, val_fraction=0.25)
+    assert (whole.evaluated_on, held.evaluated_on) == ("test", "held-out")
+    assert np.bincount(held.test.labels).tolist() == [5, 5, 5], "a quarter of each class"
+    assert np.bincount(held.train.labels).tolist() == [15, 15, 15]
+    originals = sorted(image.tobytes() for image in whole.train.images)
+    assert sorted(image.tobytes() for image in (*held.train.images, *held.test.images)) == originals
+    assert held.mean == imagedata.statistics(held.train.images)[0], "statistics are those of what is trained on"
+    assert held.fingerprint != whole.fingerprint
+    assert_equal_data(held, load(folder, val_fraction=0.25))
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_a_split_without_images_is_refused(image_folder, complaint, fraction):
+    assert "--data.val-fraction" in complaint(image_folder(size=4, per_class=20), val_fraction=fraction)
+
+
+def test_held_out_digits_stay_digits(load):
+    held = load("digits", val_fraction=0.1)
+    assert (held.name, held.flips) == ("digits", False)
+
+
 def test_limit_beyond_the_data_keeps_all(good, load):
     assert_equal_data(load(good, limit=1000), load(good))
 

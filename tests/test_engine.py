@@ -26,7 +26,7 @@ def test_golden_losses(tmp_path, flags, golden):
 def test_evaluation_equals_a_plain_count(tmp_path, monkeypatch):
     seen: list[tuple[engine.Job, engine.Evaluation]] = []
     evaluate = engine.evaluate
-    monkeypatch.setattr(engine, "evaluate", lambda job: (result := evaluate(job), seen.append((job, result)))[0])
+    monkeypatch.setattr(engine, "evaluate", lambda job, **how: (result := evaluate(job, **how), seen.append((job, result)))[0])
     run(tmp_path / "run", "--epochs", "1", "--optim.lr", "5e-3")
     ((job, result),) = seen
     module = job.accelerator.unwrap_model(job.model).eval()
@@ -47,9 +47,9 @@ def test_evaluation_uses_stored_images_and_no_dropout(tmp_path, monkeypatch):
     results = []
     evaluate = engine.evaluate
 
-    def twice(job):
+    def twice(job, **how):
         results.append([evaluate(job).loss, evaluate(job).loss])
-        return evaluate(job)
+        return evaluate(job, **how)
 
     monkeypatch.setattr(engine, "evaluate", twice)
     run(tmp_path / "run")

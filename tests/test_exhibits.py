@@ -18,6 +18,7 @@ from alexnet_dist.batches import GlobalBatches
 from alexnet_dist.config import DataConfig
 from alexnet_dist.interrupts import StoppedError
 from alexnet_dist.metrics import Mistake
+from alexnet_dist.augment import Augment
 from alexnet_dist.preprocess import Preprocess
 from alexnet_dist.trackers import Tracker
 
@@ -37,8 +38,9 @@ def evaluation(*worst):
 
 
 def preprocessing(source=32, **changes):
-    plain = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1), "margin": (2, 5), "augment": True, "flips": True}
-    plain |= {"image_size": 224, "num_images": 40, "dtype": torch.float32, "seed": 3}
+    plain = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1), "margin": (2, 5), "image_size": 224}
+    augment = Augment(source, 40, seed=3, flips=True, cutout=0.25, mix=None, mix_alpha=1.0, fill=(9, 8, 7))
+    plain |= {"dtype": torch.float32, "augment": augment}
     return Preprocess(source_size=source, **{**plain, **changes})
 
 

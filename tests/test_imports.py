@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alexnet_dist"
 LEVELS = [
     {"config", "seeds", "files"},
-    {"imagedata", "layers"},
+    {"imagedata", "layers", "augment"},
     {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures", "tracing"},
     {"data", "trackers", "recorded"},
     {"distributed", "runlog", "checkpoint", "console", "interrupts", "heartbeat", "charts", "albums"},

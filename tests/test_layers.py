@@ -49,14 +49,11 @@ def test_whole_network_on_pillows_inputs_in_float64():
     preprocess = Preprocess(
         image_size=224,
         source_size=32,
-        num_images=3,
         mean=MEAN,
         std=STD,
         margin=layers.margin(224),
         dtype=torch.float64,
-        augment=False,
-        flips=False,
-        seed=0,
+        augment=None,
     )
     inputs = preprocess(torch.from_numpy(images).permute(0, 3, 1, 2))
     network.double().to(memory_format=torch.channels_last)

@@ -38,6 +38,30 @@ def imagenet_file(tmp_path_factory):
     path.unlink()
 
 
+def test_hes_weights_keep_the_size_of_a_signal():
+    """In torch's default the image is all but gone behind the last hidden layer; biases are what is left."""
+    spread = {}
+    images = with_margin(torch.randn(16, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
+    for init in ("torch", "he"):
+        network = model.build(ModelConfig(init=init, dropout=0.0), num_classes=10, seed=0).eval()
+        hidden = network.classifier[:6](network.avgpool(network.features(images)).flatten(1)).detach()
+        spread[init] = hidden.std(dim=0).mean().item()  # between images
+    assert spread["he"] > 0.1
+    assert spread["torch"] < 0.01
+
+
+def test_hes_weights_have_his_variance_and_no_biases():
+    network = model.build(ModelConfig(init="he"), num_classes=10, seed=0)
+    for name, tensor in network.named_parameters():
+        if name.endswith("bias"):
+            assert not tensor.any(), name
+        elif name != "classifier.6.weight":
+            assert tensor.std().item() == pytest.approx((2 / tensor[0].numel()) ** 0.5, rel=0.02), name
+    assert network.classifier[6].weight.std().item() == pytest.approx(0.01, rel=0.02)
+    again = model.build(ModelConfig(init="he"), num_classes=10, seed=0).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in network.state_dict().items())
+
+
 def plain(num_classes):
     """torchvision's own network, without memory."""
     with torch.device("meta"):

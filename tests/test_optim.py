@@ -155,6 +155,83 @@ def test_steps_equal_those_of_torchs_unfused_optimizer(name, weight_decay):
         assert (mine - first).abs().max() > 1e-3, "the steps moved the weights by far more than the tolerance"
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lars_by_hand(decay):
+    """v <- 0.9 v + trust (g + decay w) with a trust ratio for each weight; w <- w - lr (g' + 0.9 v), Nesterov's step."""
+    ours = small_network().double()
+    plain = copy.deepcopy(ours)
+    velocity = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}
+    optimizer = optim.build(ours, OptimConfig(name="lars", lr=2.0, weight_decay=decay))
+    for images in torch.randn(4, 5, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64):
+        for network in (ours, plain):
+            network.zero_grad()
+            network(images).square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            for name, value in plain.named_parameters():
+                step = value.grad
+                if not name.endswith("bias"):
+                    trust = 0.001 * value.norm() / (value.grad.norm() + decay * value.norm())
+                    step = trust * (value.grad + decay * value)
+                velocity[name] = 0.9 * velocity[name] + step
+                value -= 2.0 * (step + 0.9 * velocity[name])
+    for mine, by_hand in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, by_hand, rtol=1e-9, atol=1e-12)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [decay, 0.0], "as a checkpoint records it"
+
+
+def test_lamb_by_hand():
+    """A step of Adam with bias correction and decoupled decay, of each weight, of the length lr |w|."""
+    lr, decay = 0.02, 0.1
+    ours = small_network().double()
+    plain = copy.deepcopy(ours)
+    first = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}
+    second = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}
+    optimizer = optim.build(ours, OptimConfig(name="lamb", lr=lr, weight_decay=decay))
+    inputs = torch.randn(4, 5, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for count, images in enumerate(inputs, 1):
+        for network in (ours, plain):
+            network.zero_grad()
+            network(images).square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            for name, value in plain.named_parameters():
+                first[name] = 0.9 * first[name] + 0.1 * value.grad
+                second[name] = 0.999 * second[name] + 0.001 * value.grad**2
+                step = first[name] / (1 - 0.9**count) / ((second[name] / (1 - 0.999**count)).sqrt() + 1e-8)
+                if not name.endswith("bias"):
+                    step = step + decay * value
+                    step *= value.norm() / step.norm()
+                value -= lr * step
+    for mine, by_hand in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, by_hand, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_trust_ratios_leave_alone_what_is_zero_or_blocked(name):
+    network = small_network()
+    optimizer = optim.build(network, OptimConfig(name=name, lr=0.5))
+    with torch.no_grad():
+        network[2].weight.zero_()
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+    before = copy.deepcopy(network.state_dict())
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("sqrt", 4), ("linear", 16)])
+def test_rates_are_scaled_to_the_batch(rule, factor):
+    config = OptimConfig(lr=1e-3, scale_lr=rule)
+    assert optim.peak(config, batch_size=4096) == pytest.approx(1e-3 * factor)
+    assert optim.peak(config, batch_size=256) == 1e-3
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )

@@ -13,7 +13,6 @@ from torchvision import transforms
 
 from alexnet_dist.preprocess import (
     Preprocess,
-    crop_and_flip,
     enlarge,
     enlarge_fixed_point,
     torch_kernel_is_exact,
@@ -119,41 +118,9 @@ def test_margin_and_type_change_nothing_else(margin, dtype, num_images):
 
 
 def make(**changes):
-    settings = {"image_size": 224, "source_size": 32, "num_images": 1000, "mean": (0.0,) * 3, "std": (1.0,) * 3}
-    settings |= {"margin": (0, 0), "dtype": torch.float32}
-    return Preprocess(**(settings | {"augment": False, "flips": True, "seed": 0} | changes))
-
-
-def test_crop_and_flip_equal_padding_and_slicing():
-    images = torch.randint(0, 256, (200, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    draws = make(augment=True, num_images=200).draws(0)
-    padded = F.pad(images.float(), (4, 4, 4, 4), mode="reflect")
-    ours = crop_and_flip(images, draws)
-    for index, (row, column, flip) in enumerate(draws.tolist()):
-        expected = padded[index, :, row : row + 32, column : column + 32]
-        assert torch.equal(ours[index].float(), expected.flip(-1) if flip else expected)
-
-
-def test_draws_depend_on_seed_and_epoch_and_cover_their_range():
-    first = make(augment=True).draws(0)
-    assert torch.equal(first, make(augment=True).draws(0))
-    assert not torch.equal(first, make(augment=True).draws(1))
-    assert not torch.equal(first, make(augment=True, seed=1).draws(0))
-    assert first.shape == (1000, 3)
-    assert [sorted(set(column)) for column in first.T.tolist()] == [list(range(9)), list(range(9)), [0, 1]]
-
-
-def test_draws_respect_off_and_no_flips():
-    assert make().draws(0) is None
-    draws = make(augment=True, flips=False, source_size=8).draws(0)
-    assert set(draws[:, 2].tolist()) == {0}
-    assert set(draws[:, 0].tolist()) == {0, 1, 2}
-
-
-def test_small_images_without_padding_stay_as_they_are():
-    images = torch.randint(0, 256, (5, 3, 7, 7), dtype=torch.uint8)
-    draws = make(augment=True, flips=False, source_size=7, num_images=5).draws(0)
-    assert torch.equal(crop_and_flip(images, draws), images)
+    settings = {"image_size": 224, "source_size": 32, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    settings |= {"margin": (0, 0), "dtype": torch.float32, "augment": None}
+    return Preprocess(**(settings | changes))
 
 
 def test_constant_image_becomes_the_expected_value():

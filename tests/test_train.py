@@ -220,7 +220,7 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
 
     monkeypatch.setattr(engine, "_train_step", poison)
     kept = {}
-    monkeypatch.setattr(engine, "evaluate", lambda _: pytest.fail("went on"))
+    monkeypatch.setattr(engine, "evaluate", lambda *_, **__: pytest.fail("went on"))
     report = engine._report
 
     def look(job, *arguments):
@@ -241,7 +241,7 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     split = data.load(parse(FLAGS).data).train
     assert torch.equal(batch["images"], torch.from_numpy(split.images[batch["ids"].numpy()]))
     assert torch.equal(batch["labels"], torch.from_numpy(split.labels[batch["ids"].numpy()]))
-    assert batch["draws"].shape == (16, 3)
+    assert batch["draws"].shape == (16, 10)
     bad = batch["ids"][~batch["losses"].isfinite()].tolist()
     assert bad == (poisoned if place == "loss" else [])
     report = json.loads((evidence / "report.json").read_text())
