@@ -354,9 +354,11 @@ def report_epoch(run: Run, record: engine.Record, evaluation: metrics.Evaluation
             log.table(record, "errors", lambda: exhibits.mistakes_table(run.dataset, evaluation))
     log.log(record)
     run.console.print(cards.epoch_line(record, epochs=run.config.epochs, split=run.dataset.evaluated_on))
-    if collapse := evaluation.collapse():
-        log.alert("Nothing learned", f"{collapse}. {cards.COLLAPSE_ADVICE}", level="WARN")
-        run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {collapse}. {cards.COLLAPSE_ADVICE}")
+    if log.enabled and (collapse := evaluation.collapse()):
+        moved = kernels.moved(run.kernels_before, kernels.snapshot(run.network))
+        words = cards.collapse_words(collapse, record, num_classes=len(names), moved=moved)
+        log.alert("Nothing learned", words, level="WARN")
+        run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {words}")
 
 
 def save(run: Run, progress: engine.Progress) -> None:

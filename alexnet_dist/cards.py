@@ -5,6 +5,7 @@ Turns values into words and dicts; measures, prints and writes nothing.
 
 from __future__ import annotations
 
+import math
 import platform
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,11 @@ COLLAPSE_ADVICE = (
     "So ended the lecture's recorded run (10.000 %). In the first epochs it may pass; if it stays, try a lower "
     "--optim.lr or a longer --optim.warmup-epochs, and look at the labels"
 )
+NOTHING_MOVED = (
+    "No kernel has moved since the start: the optimizer does not hold this network's parameters (a layer was replaced "
+    "after it was built?), or the learning rate is too small to change a number"
+)
+GUESSING = 0.005  # nats: the lecture's recorded loss, 2.304, is this close to ln 10
 
 
 def facts(config: Config, dataset: ImageData, network: nn.Module, job: Job) -> Facts:
@@ -97,13 +103,28 @@ def run_card(config: Config, facts: Facts, job: Job, progress: Progress, trackin
     }
 
 
+def collapse_words(collapse: str, record: Record, *, num_classes: int, moved: bool) -> str:
+    """Say what a collapse looks like and what to do about it.
+
+    Args:
+        collapse: in what way nothing was learned (`Evaluation.collapse`).
+        record: of the epoch.
+        num_classes: of the data set.
+        moved: whether training has changed any kernel.
+    """
+    if not moved:
+        return f"{collapse}. {NOTHING_MOVED}"
+    loss = record["train/epoch_loss"]
+    guesses = abs(loss - math.log(num_classes)) < GUESSING
+    detail = f", and the training loss, {loss:.4f}, is that of guessing, ln {num_classes}" if guesses else ""
+    return f"{collapse}{detail}. {COLLAPSE_ADVICE}"
+
+
 def _augmentation(config: DataConfig) -> str:
     if not config.augment:
         return "as stored"
     more = {"cutout": config.cutout, "mixup": config.mixup, "cutmix": config.cutmix}
-    return ", ".join(
-        ["cropped and mirrored at random", *(f"{name} {value:g}" for name, value in more.items() if value)]
-    )
+    return ", ".join(["cropped and mirrored", *(f"{name} {value:g}" for name, value in more.items() if value)])
 
 
 def epoch_line(record: Record, *, epochs: int, split: str) -> str:

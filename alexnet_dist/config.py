@@ -61,9 +61,9 @@ class DataConfig:
     val_fraction: float = 0.0
     """Evaluate on this share of the training images, held out by a fixed hash; the test split then stays unread."""
     augment: bool = True
-    """Random crop (reflection padding of 1/8) and a flip every second epoch; digits are cropped but never flipped."""
-    cutout: float = 0.0
-    """Blot out a square of this share of the side at a random place of each training image; part of augmentation."""
+    """Random crop (reflection padding of 1/8), flip every second epoch (never digits), and cutout; or none of them."""
+    cutout: float = 0.25
+    """Blot out a square of this share of the side at a random place of each training image; 0 for none."""
     mixup: float | None = None
     """Blend each training image and its label with another by shares from Beta(a, a), a being this value."""
     cutmix: float | None = None
@@ -89,8 +89,8 @@ class DataConfig:
             self.mixup is None or self.cutmix is None, "--data.mixup and --data.cutmix exclude each other: choose one"
         )
         _require(
-            self.augment or not (self.cutout or self.mixup or self.cutmix),
-            "--data.no-augment excludes --data.cutout, --data.mixup and --data.cutmix: they are augmentation",
+            self.augment or not (self.mixup or self.cutmix),
+            "--data.no-augment excludes --data.mixup and --data.cutmix: they are augmentation",
         )
 
 
@@ -119,21 +119,21 @@ class ModelConfig:
 class OptimConfig:
     """How the weights move."""
 
-    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adam"
+    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adamw"
     """Optimizer; sgd has Nesterov momentum 0.9. lars and lamb are sgd and adamw with a trust ratio for each layer."""
     lr: float = 5e-4
     """Peak learning rate, before scale-lr."""
     scale_lr: Literal["none", "sqrt", "linear"] = "none"
     """Multiply the rate by (global batch / 256), by its square root, or not at all."""
-    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
+    schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
     """Learning rate after the warm-up: constant, cosine to 0, or one-cycle (cosine from lr/25 up and down to 0)."""
     warmup_epochs: float | None = None
-    """Epochs of rising learning rate (default: 30 % of the run for one-cycle, else none)."""
-    weight_decay: float = 0.0
-    """Weight decay on weights, never on biases (L2 for adam and sgd, decoupled for adamw)."""
+    """Epochs of rising learning rate (default: of the run, 30 % for one-cycle, 1/15 for cosine, none if constant)."""
+    weight_decay: float | None = None
+    """Decay of weights, never biases: decoupled for adamw and lamb, L2 for the others (default: adamw 0.5, else 0)."""
     clip_norm: float | None = None
     """Clip the gradient's global norm to this value."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     """Share of the target probability spread over all classes."""
     ema: float | None = None
     """Decay of an exponential moving average of the weights, such as 0.999; it is then what evaluation measures."""
@@ -145,7 +145,9 @@ class OptimConfig:
         _require(
             self.warmup_epochs is None or 0 <= self.warmup_epochs < math.inf, "--optim.warmup-epochs must be at least 0"
         )
-        _require(0 <= self.weight_decay < math.inf, "--optim.weight-decay must be at least 0")
+        _require(
+            self.weight_decay is None or 0 <= self.weight_decay < math.inf, "--optim.weight-decay must be at least 0"
+        )
         _require(self.clip_norm is None or 0 < self.clip_norm < math.inf, "--optim.clip-norm must be positive")
         _require(0 <= self.label_smoothing < 1, "--optim.label-smoothing must be at least 0 and below 1")
         _require(self.ema is None or 0 < self.ema < 1, "--optim.ema must lie between 0 and 1")
@@ -234,9 +236,9 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Train AlexNet. `--config FILE.yaml` is read first; flags win over it."""
+    """Train AlexNet. `--config FILE.yaml` is read first; flags win over it. Defaults are recipes/reference.yaml."""
 
-    epochs: int = 10
+    epochs: int = 30
     """Passes over the training images."""
     seed: int = 0
     """Everything random follows from it: initial weights, order, augmentation, dropout."""

@@ -151,6 +151,11 @@ def norms(weights: Weights) -> Weights:
     return {layer: weights[layer].flatten(1).norm(dim=1) for layer in LAYERS}
 
 
+def moved(before: Weights, now: Weights) -> bool:
+    """Tell whether training has changed any weight of these layers."""
+    return any(not torch.equal(start, now[layer]) for layer, start in before.items())
+
+
 def num_dead(before: torch.Tensor, now: torch.Tensor) -> int:
     """Count the kernels that have no weight left, or that no gradient has ever moved."""
     sizes = now.flatten(1).norm(dim=1)

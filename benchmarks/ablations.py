@@ -2,10 +2,10 @@
 
     python benchmarks/ablations.py --data.dataset path/to/cifar10
 
-Runs each row's command, two beside each other on a core each, and writes docs/results/ablations.md; finished rows are not
-run again. The runs are shortened: images of 128 pixels; "fast" rows see 45,000 images twice, "long" rows 6,000 of them 25
-times, which is where a network of 57 million parameters learns them by heart. A row is compared with its own table's
-first and says nothing about the other table.
+Runs each row's command, two beside each other on a core each, and writes docs/results/ablations.md; finished rows are
+not run again. The runs are shortened: images of 128 pixels; "fast" rows see 45,000 images twice, "long" rows 6,000 of
+them 25 times, which is where a network of 57 million parameters learns them by heart. A row is compared with its own
+table's first and says nothing about the other table.
 """
 
 from __future__ import annotations
@@ -91,8 +91,12 @@ def run(table: str, change: str, *, cores: SimpleQueue[int], more: list[str]) ->
 
 def table(name: str) -> str:
     """Return a table of the rows that are there."""
-    lines = [f"**{name}**: `python train.py {TABLES[name]} {SHORT}`", "", "| change | top-1 | against the first row | "
-             "training loss | loss |", "|---|---|---|---|---|"]
+    lines = [
+        f"**{name}**: `python train.py {TABLES[name]} {SHORT}`",
+        "",
+        "| change | top-1 | against the first row | training loss | loss |",
+        "|---|---|---|---|---|",
+    ]
     base = None
     for change in ROWS[name]:
         where = folder(name, change)

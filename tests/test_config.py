@@ -199,6 +199,23 @@ def test_lecture_recipe_is_the_lecture():
     )
     assert (config.data.augment, config.data.normalize) == (False, False)
     assert (config.optim.name, config.optim.lr, config.optim.schedule) == ("adam", 1e-4, "constant")
+    assert (config.optim.weight_decay, config.optim.label_smoothing, config.optim.scale_lr) == (0, 0, "none")
+    assert (config.model.init, config.model.dropout, config.data.mixup, config.data.cutmix) == (
+        "torch",
+        0.5,
+        None,
+        None,
+    )
+
+
+def test_the_reference_recipe_is_the_default():
+    written, default = (
+        flat(to_dict(parse(flags))) for flags in (["--config", str(ROOT / "recipes/reference.yaml")], [])
+    )
+    assert {key: written[key] for key in written if written[key] != default[key]} == {"optim.weight_decay": 0.5}
+    assert default["optim.weight_decay"] is None, (
+        "which is AdamW's 0.5 (test_optim), and right for other optimizers too"
+    )
 
 
 def test_a_field_that_an_older_version_did_not_have_counts_as_its_default():

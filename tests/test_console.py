@@ -139,6 +139,7 @@ def dataset():
         name="digits",
         fallback_for=None,
         fingerprint="f00d",
+        evaluated_on="test",
     )
 
 
@@ -159,7 +160,12 @@ def job_on(*, world_size=1, device="CPU", threads=4, last_step=1560):
     )
 
 
-CONFIG = Config(out_dir=Path("runs/a"), data=DataConfig(batch_size=320))
+CONFIG = Config(
+    epochs=10,
+    out_dir=Path("runs/a"),
+    data=DataConfig(batch_size=320, cutout=0.0),
+    optim=OptimConfig(name="adam", lr=5e-4, schedule="one-cycle"),
+)
 
 
 def run_card(dataset, network, *, config=CONFIG, job=None, progress=None, tracking="none"):
@@ -179,6 +185,7 @@ def test_facts(dataset, network):
         "dataset": "digits",
         "fallback_for": None,
         "fingerprint": "f00d",
+        "evaluated_on": "test",
         "world_size": 2,
         "global_batch_size": 320,
         "steps_per_epoch": 156,
@@ -196,7 +203,7 @@ def test_run_card(dataset, network):
     card = run_card(dataset, network, tracking="W&B offline")
     assert card == {
         "data": "digits: 50,010 training and 10,000 test images, 3 classes",
-        "input": "32x32 -> 224x224, normalised, augmented",
+        "input": "32x32 -> 224x224, normalised, cropped and mirrored",
         "network": "AlexNet, 1,000 parameters",
         "hardware": "1 process on CPU, 4 threads each, matrix products at 1.50 TFLOP/s in all",
         "precision": "bf16 (this CPU has AMX)",
@@ -211,6 +218,7 @@ def test_run_card(dataset, network):
 def test_run_card_of_another_run(dataset, network):
     dataset.fallback_for = "cifar10"
     config = Config(
+        epochs=10,
         out_dir=Path("runs/b"),
         max_steps=7,
         data=DataConfig(batch_size=30, augment=False, normalize=False),
@@ -227,6 +235,16 @@ def test_run_card_of_another_run(dataset, network):
     assert card["run folder"] == "runs/b (continues after step 5)"
 
 
+def test_run_card_of_held_out_images_mixed_and_scaled(dataset, network):
+    dataset.evaluated_on = "held-out"
+    data = DataConfig(batch_size=1024, cutout=0.25, mixup=0.2)
+    config = Config(data=data, optim=OptimConfig(name="lamb", lr=0.01, scale_lr="sqrt", schedule="cosine"))
+    card = run_card(dataset, network, config=config)
+    assert card["data"] == "digits: 50,010 training and 10,000 held-out images, 3 classes"
+    assert card["input"] == "32x32 -> 224x224, normalised, cropped and mirrored, cutout 0.25, mixup 0.2"
+    assert card["optimizer"] == "lamb, lr 0.02 cosine"
+
+
 def test_epoch_line():
     record = {
         "epoch": 2,
@@ -235,8 +253,9 @@ def test_epoch_line():
         "val/top1": 0.456789,
         "perf/epoch_seconds": 80.2,
     }
-    line = cards.epoch_line(record, epochs=10)
+    line = cards.epoch_line(record, epochs=10, split="test")
     assert line == "epoch 2/10  training loss 1.2346  test loss 0.9877  test accuracy 45.679%  1 m 20 s"
+    assert "held-out loss 0.9877  held-out accuracy 45.679%" in cards.epoch_line(record, epochs=10, split="held-out")
 
 
 def finished():
@@ -246,6 +265,7 @@ def finished():
         samples_seen=100_000,
         epoch_loss=1.5,
         top1=0.41,
+        top1_flip_tta=0.43,
         best_top1=0.42,
         best_epoch=1,
         train_seconds=50.0,
@@ -261,6 +281,7 @@ def test_summary_and_result_card(dataset, network):
         "best_top1": 0.42,
         "best_epoch": 1,
         "final_top1": 0.41,
+        "final_top1_flip_tta": 0.43,
         "final_train_loss": 1.5,
         "epochs": 2,
         "global_step": 312,
@@ -279,7 +300,7 @@ def test_summary_and_result_card(dataset, network):
     assert json.loads(json.dumps(summary)) == summary
     assert cards.result_card(summary, finished(), CONFIG, "W&B offline") == {
         "status": "finished",
-        "top-1": "41.000% at the end, 42.000% at best (epoch 1)",
+        "top-1": "41.000% at the end, 42.000% at best (epoch 1); 43.000% with mirror images",
         "time": "1 m 05 s for 312 steps",
         "speed": "2,000 images/s while training, MFU 5.33",  # 2000/s of 4 GFLOP at 1.5 TFLOP/s
         "tracking": "W&B offline",
@@ -294,6 +315,21 @@ def test_summary_of_a_run_that_failed_at_once(dataset, network):
     assert summary["images_per_second"] is None
     assert summary["final_top1"] is None
     json.dumps(summary, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("loss", "moved", "words"),
+    [
+        (2.304, True, ["the training loss, 2.3040, is that of guessing, ln 10", "--optim.lr"]),
+        (2.2, True, ["chance. So ended"]),
+        (2.304, False, ["the optimizer does not hold this network's parameters"]),
+    ],
+    ids=["the lecture's loss", "another loss", "nothing moved"],
+)
+def test_words_of_a_collapse(loss, moved, words):
+    said = cards.collapse_words("chance", {"train/epoch_loss": loss}, num_classes=10, moved=moved)
+    assert said.startswith("chance")
+    assert all(word in said for word in words), said
 
 
 def test_collapse_advice_names_real_options():

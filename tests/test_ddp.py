@@ -93,6 +93,15 @@ def test_options_on_two_ranks(one, tmp_path, flags):
     assert losses(tmp_path / "run") == pytest.approx(losses(one[0])[:3], rel=1e-3)
 
 
+@pytest.mark.parametrize("mixing", ["--data.mixup", "--data.cutmix"])
+def test_partners_are_the_same_on_two_ranks(tmp_path, mixing):
+    """A rank mixes its images with partners that are, for the most part, another rank's."""
+    flags = [*SAME, mixing, "1", "--data.cutout", "0.25", "--max-steps", "2"]
+    run(tmp_path / "one", *flags)
+    run_ranks(rank_run, tmp_path / "two", flags)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
 def resumed(folder: Path) -> list[list[int]]:
     return rank_run(folder, SAME)
 
@@ -133,9 +142,9 @@ def poisoned_run(folder: Path) -> str:
     torch.set_num_threads(1)
     prepare, calls = Preprocess.__call__, []
 
-    def poison(self, images, draws=None):
+    def poison(self, *arguments):
         calls.append(1)
-        inputs = prepare(self, images, draws)
+        inputs = prepare(self, *arguments)
         if len(calls) == 2 and os.environ["RANK"] == "1":
             inputs[0] = float("nan")
         return inputs

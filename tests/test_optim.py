@@ -47,7 +47,8 @@ BY_HAND = [
     ({"schedule": "constant"}, {0: 1, 50: 1, 99: 1}),
     ({"schedule": "constant", "warmup_epochs": 2}, {0: 1 / 21, 10: 11 / 21, 19: 20 / 21, 20: 1, 60: 1, 99: 1}),
     ({"schedule": "constant", "warmup_epochs": 0.5}, {0: 1 / 6, 4: 5 / 6, 5: 1, 99: 1}),
-    ({"schedule": "cosine"}, {0: 1, 50: FALL["1/2"], 99: FALL["99/100"]}),
+    ({"schedule": "cosine"}, {0: 3 / 23, 5: 18 / 23, 6: 3 * 7 / 23}),  # a rise of 100 / 15 steps
+    ({"schedule": "cosine", "warmup_epochs": 0}, {0: 1, 50: FALL["1/2"], 99: FALL["99/100"]}),
     ({"schedule": "cosine", "warmup_epochs": 2}, {0: 1 / 21, 19: 20 / 21, 20: 1, 60: FALL["1/2"], 99: FALL["79/80"]}),
     ({"schedule": "one-cycle"}, {0: 1 / 25, 15: (1 + 1 / 25) / 2, 30: 1, 65: FALL["1/2"], 99: FALL["69/70"]}),
     ({"schedule": "one-cycle", "warmup_epochs": 1}, {0: 1 / 25, 5: 13 / 25, 10: 1, 55: FALL["1/2"], 99: FALL["89/90"]}),
@@ -62,7 +63,9 @@ def test_learning_rate_by_hand(options, expected):
 
 
 def test_cosine_is_torchs():
-    assert rates(schedule="cosine") == pytest.approx(torchs(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=TOTAL))
+    assert rates(schedule="cosine", warmup_epochs=0) == pytest.approx(
+        torchs(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=TOTAL)
+    )
 
 
 @pytest.mark.parametrize("total", [10, 100, 977])
@@ -89,7 +92,7 @@ def test_learning_rate_never_jumps(options):
         assert len(found) == total
         assert all(0 < rate <= LR * (1 + 1e-12) for rate in found), "never 0, never above the peak"
         if options["warmup_epochs"] is None:
-            rise = 0.3 * total if one_cycle else 0
+            rise = total * {"one-cycle": 0.3, "cosine": 1 / 15, "constant": 0}[options["schedule"]]
         else:
             rise = options["warmup_epochs"] * STEPS_PER_EPOCH
         fall = 0 if options["schedule"] == "constant" else max(0, total - rise)
@@ -251,6 +254,12 @@ def test_groups_partition_the_parameters(name):
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     decaying = {id(parameter) for parameter in groups[0]["params"]}
     assert decaying == {id(parameter) for parameter in network.parameters() if parameter.ndim > 1}
+
+
+@pytest.mark.parametrize(("name", "decay"), [("adam", 0), ("adamw", 0.5), ("sgd", 0), ("lars", 0), ("lamb", 0)])
+def test_decay_that_suits_one_optimizer_is_not_another_ones_default(name, decay):
+    groups = optim.build(small_network(), OptimConfig(name=name)).param_groups
+    assert [group["weight_decay"] for group in groups] == [decay, 0.0]
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

@@ -1,5 +1,6 @@
 """Whole runs of train.py in one process: what they leave behind, how they resume, how they fail."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -17,7 +18,7 @@ from PIL import Image
 from tiny import FLAGS, equal, losses, records, run, run_with_ids, summary, tiny_alexnet, weights, without_clocks
 
 import train
-from alexnet_dist import data, engine, metrics
+from alexnet_dist import data, engine, metrics, model, optim
 from alexnet_dist.config import UserError, parse
 
 ROOT = Path(__file__).parent.parent
@@ -252,6 +253,44 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
 def test_collapse_is_reported(tmp_path, capsys):
     run(tmp_path / "run", "--epochs", "1", "--optim.lr", "1e-30")
     assert "THE NETWORK HAS LEARNED NOTHING" in capsys.readouterr().err
+
+
+def test_an_optimizer_of_other_parameters_is_diagnosed(tmp_path, capsys, monkeypatch):
+    """The lecture's regime: the head was swapped behind the optimizer's back, so its steps went nowhere."""
+    build = optim.build
+    monkeypatch.setattr(optim, "build", lambda network, config: build(copy.deepcopy(network), config))
+    folder = run(tmp_path / "run", "--optim.lr", "3e-3")
+    assert equal(weights(folder), run_start(tmp_path)), "nothing moved"
+    printed = " ".join(capsys.readouterr().err.split())
+    assert printed.count("THE NETWORK HAS LEARNED NOTHING") == 2, "after each epoch"
+    assert "the optimizer does not hold this network's parameters" in printed
+
+
+def run_start(tmp_path):
+    """The weights that a run of FLAGS begins with."""
+    return weights(run(tmp_path / "start", "--optim.lr", "1e-30", "--max-steps", "1"))
+
+
+def test_a_network_without_the_flatten_stops_at_once(tmp_path, monkeypatch):
+    """The lecture's other slip, as printed: children in a row, without what AlexNet.forward does between them."""
+    build = model.build
+
+    def without_flatten(*arguments, **keywords):
+        network = build(*arguments, **keywords)
+        network.forward = lambda images: network.classifier(network.avgpool(network.features(images)))
+        return network
+
+    monkeypatch.setattr(model, "build", without_flatten)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(tmp_path / "run")
+
+
+def test_a_network_that_learns_is_not_called_collapsed(tmp_path, capsys):
+    flags = ["--data.limit", "600", "--epochs", "3", "--optim.lr", "3e-3", "--data.no-augment", "--model.init", "he"]
+    folder = run(tmp_path / "run", *flags)
+    assert summary(folder)["final_top1"] > 0.3
+    last = capsys.readouterr().err.split("epoch 3/3")[-1]
+    assert "LEARNED NOTHING" not in last
 
 
 def test_fallback_is_announced_everywhere(tmp_path, capsys):
