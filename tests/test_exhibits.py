@@ -14,11 +14,11 @@ from tiny import records, run, tiny_alexnet, weights
 
 import train
 from alexnet_dist import data, exhibits, figures, imagedata, metrics, report
+from alexnet_dist.augment import Augment
 from alexnet_dist.batches import GlobalBatches
 from alexnet_dist.config import DataConfig
 from alexnet_dist.interrupts import StoppedError
 from alexnet_dist.metrics import Mistake
-from alexnet_dist.augment import Augment
 from alexnet_dist.preprocess import Preprocess
 from alexnet_dist.trackers import Tracker
 
