@@ -63,7 +63,7 @@ def test_mirrored_evaluation_averages_both_sides(tmp_path, monkeypatch):
     """At the last evaluation alone, and the plain figure stays what it was."""
     seen = []
     evaluate = engine.evaluate
-    monkeypatch.setattr(engine, "evaluate", lambda job, **how: (result := evaluate(job, **how), seen.append(job))[0])
+    monkeypatch.setattr(engine, "evaluate", lambda job, **how: (seen.append(job), evaluate(job, **how))[1])
     folder = run(tmp_path / "run", "--model.init", "he")
     job = seen[-1]
     module = job.accelerator.unwrap_model(job.model).eval()

@@ -160,7 +160,7 @@ def test_steps_equal_those_of_torchs_unfused_optimizer(name, weight_decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_lars_by_hand(decay):
-    """v <- 0.9 v + trust (g + decay w) with a trust ratio for each weight; w <- w - lr (g' + 0.9 v), Nesterov's step."""
+    """With g' = trust (g + decay w), a trust ratio for each weight: v <- 0.9 v + g', w <- w - lr (g' + 0.9 v)."""
     ours = small_network().double()
     plain = copy.deepcopy(ours)
     velocity = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}
@@ -177,7 +177,7 @@ def test_lars_by_hand(decay):
                     trust = 0.001 * value.norm() / (value.grad.norm() + decay * value.norm())
                     step = trust * (value.grad + decay * value)
                 velocity[name] = 0.9 * velocity[name] + step
-                value -= 2.0 * (step + 0.9 * velocity[name])
+                value.sub_(2.0 * (step + 0.9 * velocity[name]))
     for mine, by_hand in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine, by_hand, rtol=1e-9, atol=1e-12)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [decay, 0.0], "as a checkpoint records it"
@@ -205,7 +205,7 @@ def test_lamb_by_hand():
                 if not name.endswith("bias"):
                     step = step + decay * value
                     step *= value.norm() / step.norm()
-                value -= lr * step
+                value.sub_(lr * step)
     for mine, by_hand in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine, by_hand, rtol=1e-7, atol=1e-10)
 
