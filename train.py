@@ -56,6 +56,7 @@ from alexnet_dist import (
     preprocess,
     report,
     runlog,
+    topology,
     tracing,
 )
 from alexnet_dist.console import Console
@@ -105,7 +106,9 @@ def main(config: Config) -> None:
         if job.is_done(progress):
             console.print(f"{folder} has its {progress.step} steps already: nothing to train")
             return
-        facts = cards.facts(config, dataset, network, job) | {"git_commit": runlog.code_version()}
+        num_parameters = model.num_parameters(network)
+        places = topology.survey(accelerator, num_parameters=num_parameters, probe=config.runtime.probe_network)
+        facts = cards.facts(config, dataset, network, job) | places | {"git_commit": runlog.code_version()}
         log = runlog.RunLog(
             config,
             facts=facts,

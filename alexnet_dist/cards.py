@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import accelerate
 import torch
 
-from alexnet_dist import __version__
+from alexnet_dist import __version__, topology
 from alexnet_dist.console import duration
 from alexnet_dist.model import num_parameters
 from alexnet_dist.optim import peak
@@ -91,6 +91,7 @@ def run_card(config: Config, facts: Facts, job: Job, progress: Progress, trackin
         "network": f"AlexNet, {facts['num_parameters']:,} parameters",
         "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
         f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
+        **({"hosts": topology.words(facts)} if hardware.world_size > 1 else {}),
         "precision": f"{hardware.precision.name} ({hardware.precision.reason})",
         "batch": f"{batch_size} in all, {batch_size // hardware.world_size} per process{parts}",
         "steps": f"{job.order.num_batches} an epoch, {config.epochs} epochs"

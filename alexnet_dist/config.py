@@ -166,6 +166,8 @@ class RuntimeConfig:
     """Compile the network with torch.compile."""
     comm_hook: Literal["none", "bf16", "fp16"] = "none"
     """Send gradients between processes in this type: half the bytes, at some rounding."""
+    probe_network: bool = False
+    """Time an all-reduce of all gradients (228 MB) at the start, for the run card and summary.json."""
     timeout_seconds: int = 600
     """How long a process waits for the others before it gives up."""
 

@@ -170,7 +170,8 @@ CONFIG = Config(
 
 def run_card(dataset, network, *, config=CONFIG, job=None, progress=None, tracking="none"):
     job = job or job_on()
-    facts = cards.facts(config, dataset, network, job)
+    places = {"hosts": {"a": 1, "b": 1}, "backend": "gloo", "interconnect": "eth0"}
+    facts = cards.facts(config, dataset, network, job) | places
     return cards.run_card(config, facts, job, progress or Progress(), tracking)
 
 
@@ -229,6 +230,7 @@ def test_run_card_of_another_run(dataset, network):
     assert card["data"].startswith("digits (FALLBACK for cifar10): ")
     assert card["input"] == "32x32 -> 224x224, in [0, 1], as stored"
     assert card["hardware"].startswith("2 processes (DDP) on NVIDIA H200, matrix products")
+    assert card["hosts"] == "2 hosts: a (1), b (1); gloo over eth0"
     assert card["batch"] == "30 in all, 15 per process in 3 parts"
     assert card["steps"] == "156 an epoch, 10 epochs, stopping after step 7"
     assert card["optimizer"] == "sgd, lr 0.1 cosine, evaluates an average of weights (0.999)"

@@ -14,7 +14,7 @@ LEVELS = [
     {"imagedata", "layers", "augment"},
     {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures", "tracing"},
     {"data", "trackers", "recorded"},
-    {"distributed", "runlog", "checkpoint", "console", "interrupts", "heartbeat", "charts", "albums"},
+    {"distributed", "topology", "runlog", "checkpoint", "console", "interrupts", "heartbeat", "charts", "albums"},
     {"engine", "cards", "report"},
     {"exhibits"},
 ]
@@ -23,7 +23,7 @@ HOMES = {
     "wandb": {"trackers"},
     "jinja2": {"report"},
     "plotly": {"report"},
-    "accelerate": {"distributed", "interrupts", "heartbeat", "engine", "cards", "trackers", "train"},
+    "accelerate": {"distributed", "topology", "interrupts", "heartbeat", "engine", "cards", "trackers", "train"},
     "datasets": {"data", "decode"},
     "matplotlib": {"figures"},
     "tyro": {"config"},

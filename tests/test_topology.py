@@ -1,0 +1,101 @@
+"""Where a run runs: links as the system describes them, words, and an all-reduce that is timed on two ranks."""
+
+import json
+
+import pytest
+import torch
+from ranks import run_ranks
+from tiny import run, summary
+
+from alexnet_dist import topology
+
+ONE = {"hosts": {"a": 1}, "devices": {"CPU": 1}, "backend": None, "interconnect": None}
+
+
+@pytest.fixture
+def system(tmp_path):
+    """A host with one link of known speed, one of unknown, and an InfiniBand port."""
+    for name, speed in (("eth0", "25000\n"), ("veth1", "-1\n")):
+        (tmp_path / "net" / name).mkdir(parents=True)
+        (tmp_path / "net" / name / "speed").write_text(speed)
+    port = tmp_path / "infiniband/mlx5_0/ports/1"
+    port.mkdir(parents=True)
+    (port / "state").write_text("4: ACTIVE\n")
+    (port / "rate").write_text("200 Gb/sec (4X HDR)\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"), [("eth0", "eth0 (25,000 Mbit/s)"), ("veth1", "veth1"), ("gone0", "gone0")]
+)
+def test_a_chosen_interface_and_its_speed(system, chosen, words):
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        assert topology.interconnect({variable: chosen}, sysfs=system) == words
+
+
+def test_the_interface_that_leads_to_the_first_host(system):
+    assert topology.interconnect({"MASTER_ADDR": "127.0.0.1"}, sysfs=system).startswith("lo")
+    assert topology.interconnect({"MASTER_ADDR": "no.such.host.invalid"}, sysfs=system) == "an unknown link"
+
+
+def test_infiniband_where_gpus_use_it(system, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    environment = {"GLOO_SOCKET_IFNAME": "eth0"}
+    assert topology.interconnect(environment, sysfs=system) == "mlx5_0 (200 Gb/sec (4X HDR))"
+    assert topology.interconnect({**environment, "NCCL_IB_DISABLE": "1"}, sysfs=system) == "eth0 (25,000 Mbit/s)"
+    (system / "infiniband/mlx5_0/ports/1/state").write_text("1: DOWN\n")
+    assert topology.interconnect(environment, sysfs=system) == "eth0 (25,000 Mbit/s)"
+
+
+def test_words():
+    facts = {"hosts": {"b": 4, "a": 4}, "backend": "nccl", "interconnect": "eth0 (25,000 Mbit/s)"}
+    assert topology.words(facts) == "2 hosts: a (4), b (4); nccl over eth0 (25,000 Mbit/s)"
+    many = {**facts, "hosts": dict.fromkeys("abcdef", 1), "allreduce_bytes": 228_179_240}
+    many |= {"allreduce_ms": 1234.5, "allreduce_gb_per_second": 0.3456}
+    assert topology.words(many).startswith("6 hosts: a (1), b (1), c (1), d (1), ...; nccl")
+    assert topology.words(many).endswith("; all-reduce of 228 MB in 1,234 ms, 0.346 GB/s")
+
+
+def test_one_process_has_no_network(tmp_path, capsys):
+    found = summary(run(tmp_path / "run", "--max-steps", "1", "--runtime.probe-network"))
+    assert list(found["hosts"].values()) == [1]
+    assert (found["backend"], found["interconnect"], found["devices"]) == (None, None, {"CPU": 1})
+    assert "allreduce_ms" not in found
+    assert "hosts  " not in capsys.readouterr().out
+
+
+def probing_run(folder):
+    torch.set_num_threads(1)
+    run(folder, "--runtime.cpu", "--max-steps", "1", "--runtime.probe-network")
+
+
+def test_two_ranks_time_an_all_reduce_of_their_gradients(tmp_path):
+    run_ranks(probing_run, tmp_path / "run")
+    found = summary(tmp_path / "run")
+    assert list(found["hosts"].values()) == [2]
+    assert (found["backend"], found["devices"]) == ("gloo", {"CPU": 2})
+    assert found["interconnect"].startswith("lo")
+    assert found["allreduce_bytes"] == 4 * found["num_parameters"]
+    seconds = found["allreduce_ms"] / 1000
+    assert found["allreduce_gb_per_second"] == pytest.approx(found["allreduce_bytes"] / seconds / 1e9), (
+        "2 (P - 1) / P = 1"
+    )
+    json.dumps(found)
+
+
+def test_every_round_is_a_real_one_on_every_rank():
+    assert run_ranks(counted_rounds) == [2 + topology.ROUNDS] * 2  # one to warm up, one to agree on the time
+
+
+def counted_rounds():
+    from alexnet_dist.config import parse
+    from alexnet_dist.distributed import make_accelerator
+
+    torch.set_num_threads(1)
+    accelerator, _ = make_accelerator(parse(["--runtime.cpu"]))
+    calls = []
+    reduce = topology.dist.all_reduce
+    topology.dist.all_reduce = lambda *arguments, **keywords: (calls.append(1), reduce(*arguments, **keywords))
+    found = topology.all_reduce(accelerator, num_bytes=4_000_000)
+    assert found["allreduce_ms"] > 0
+    return len(calls)
