@@ -31,7 +31,7 @@ EPOCH_PICTURES = [f"{layer}_{which}" for layer in (*LAYERS, "conv2_overview") fo
 WORDS = [
     *("run-7", "finished", "53.00 %", "epoch 3", "3 of 3", "30 steps", "1 m 15 s", "1,234", "MFU 12.3 %", "1.25 GiB"),
     *("cifar10", "bf16", "CPU", "256", "0123abc", "torch 2.10", "Worst errors", "First training batch"),
-    "25 test images, 72.00 % on the diagonal, after epoch 3",
+    "25 images, 72.00 % on the diagonal, after epoch 3",
     *("dog (2, 22.22 %)", "taken for dog 98.0 %, loss 6.25"),
 ]  # fmt: skip
 
@@ -171,7 +171,7 @@ def test_every_chart_holds_its_numbers(tmp_path):
     page = page_of(make_run(tmp_path / "run"))
     charts = {chart["key"]: [trace["name"] for trace in chart["traces"]] for chart in page.data["charts"]}
     assert charts == {
-        "loss": ["training, steps", "training, mean of the epoch", "test", "chance, ln 3 = 1.099 nats"],
+        "loss": ["training, steps", "training, mean of the epoch", "evaluation", "chance, ln 3 = 1.099 nats"],
         "accuracy": ["top-1", "top-5", "chance, 1 of 3 = 33.33 %"],
         "lr": ["learning rate"],
         "kernels": ["conv1", "conv2"],

@@ -260,8 +260,8 @@ def test_an_optimizer_of_other_parameters_is_diagnosed(tmp_path, capsys, monkeyp
     build = optim.build
     monkeypatch.setattr(optim, "build", lambda network, config: build(copy.deepcopy(network), config))
     folder = run(tmp_path / "run", "--optim.lr", "3e-3")
-    assert equal(weights(folder), run_start(tmp_path)), "nothing moved"
     printed = " ".join(capsys.readouterr().err.split())
+    assert equal(weights(folder), run_start(tmp_path)), "nothing moved"
     assert printed.count("THE NETWORK HAS LEARNED NOTHING") == 2, "after each epoch"
     assert "the optimizer does not hold this network's parameters" in printed
 
@@ -286,11 +286,13 @@ def test_a_network_without_the_flatten_stops_at_once(tmp_path, monkeypatch):
 
 
 def test_a_network_that_learns_is_not_called_collapsed(tmp_path, capsys):
-    flags = ["--data.limit", "600", "--epochs", "3", "--optim.lr", "3e-3", "--data.no-augment", "--model.init", "he"]
+    flags = ["--data.limit", "600", "--epochs", "6", "--optim.lr", "3e-3", "--data.no-augment", "--model.dropout", "0"]
     folder = run(tmp_path / "run", *flags)
-    assert summary(folder)["final_top1"] > 0.3
-    last = capsys.readouterr().err.split("epoch 3/3")[-1]
-    assert "LEARNED NOTHING" not in last
+    reached = [record["val/top1"] for record in records(folder) if "val/top1" in record]
+    assert reached[-1] > 0.9
+    silent = sum(top1 > 0.2 for top1 in reached)  # with 600 images, up to 14 % is chance
+    assert silent >= 3
+    assert capsys.readouterr().err.count("LEARNED NOTHING") <= len(reached) - silent
 
 
 def test_fallback_is_announced_everywhere(tmp_path, capsys):
