@@ -2,8 +2,8 @@
 
     sudo .venv/bin/python benchmarks/links.py
 
-Two network namespaces are two hosts of one core each; `tc` limits their link. Each starts `launch/multinode.sh` with the
-whole network. The prediction knows the steps of a rank that sends nothing, timed here too, and the link's nominal rate
+Two network namespaces are two hosts of one core each; `tc` limits their link. Each starts `launch/multinode.sh` with
+the whole network. The prediction knows the steps of a rank that sends nothing, timed here too, and the link's nominal rate
 less the headers of its packets; nothing is fitted to what it is compared with. Writes links.{json,md}. Expect a quarter
 of an hour on two cores; needs root, iproute2 and Linux.
 """
@@ -85,11 +85,11 @@ def predict(machine: ddp_model.Machine, rate: float, hook: str) -> float:
 
 def table(results: Row) -> str:
     """Return what was found as Markdown."""
+    own = f"{1000 * results['alone']:.0f} ms"
     lines = [
-        f"Two hosts of one core, {BATCH} images each; a rank alone takes {1000 * results['alone']:.0f} ms a step. The "
-        "model's figure was there before: nothing is fitted.",
+        f"Two hosts of one core, {BATCH} images each; a rank alone takes {own} a step. Nothing in the model is fitted.",
         "",
-        "| link | gradients | all-reduce of 228 MB in fp32, timed at the start | step, measured | step, model | error |",
+        "| link | gradients | all-reduce of 228 MB (fp32) | step, measured | step, model | error |",
         "|---|---|---|---|---|---|",
     ]
     for row in results["rows"]:
