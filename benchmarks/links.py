@@ -3,8 +3,8 @@
     sudo .venv/bin/python benchmarks/links.py
 
 Two network namespaces are two hosts of one core each; `tc` limits their link. Each starts `launch/multinode.sh` with
-the whole network. The prediction knows the steps of a rank that sends nothing, timed here too, and the link's nominal rate
-less the headers of its packets; nothing is fitted to what it is compared with. Writes links.{json,md}. Expect a quarter
+the whole network. The prediction knows the steps of a rank that sends nothing, timed here too, and the nominal rate
+of the link less headers; nothing is fitted to what it is compared with. Writes links.{json,md}. Expect a quarter
 of an hour on two cores; needs root, iproute2 and Linux.
 """
 
