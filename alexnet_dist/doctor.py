@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
     """
     if os.environ.get(SKIP, "") not in ("", "0") or os.environ.get("LOCAL_RANK", "0") != "0":
         return 0  # under a launcher one process of a node speaks for all
+    if "--quiet" in argv and {"-h", "--help"} & set(argv):
+        return 0  # the launch that follows answers
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # read at torch's import: a failed connection is one line
     options, rest = _options().parse_known_args(argv)
     config = parse(rest, prog="python -m alexnet_dist.doctor")
@@ -175,13 +177,14 @@ def _versions() -> dict[str, str]:
     from alexnet_dist import probes, runlog
 
     package = Path(__file__).parent
+    commit, dash, state = (runlog.code_version() or "unknown").partition("-")
     digest = hashlib.sha256()
     for path in sorted([*package.glob("*.py"), *package.parent.glob("train.py")]):
         digest.update(path.read_bytes())
     return {
         "alexnet_dist": __version__,
         "sources": digest.hexdigest(),
-        "commit": runlog.code_version() or "unknown",
+        "commit": f"{commit[:12]}{dash}{state}",
         "torch": torch.__version__,
         "nccl": probes.nccl_version() or "none",
         "accelerate": importlib.metadata.version("accelerate"),

@@ -114,7 +114,7 @@ def hold(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[Findin
     store.set(_key("clock"), repr(time.time()))
     offsets = _collect(store, "offset", ranks, seconds=STORE_SECONDS)
     reports = [replace(report, clock=float(offsets.get(report.rank, 0))) for report in reports]
-    findings = [_presence(came, nodes, wait=wait), *compare(reports, folder=token.parent)]
+    findings = [_presence(came, nodes, wait=wait), *compare(reports)]
     shared = [asdict(finding) for finding in findings]
     errors = {report.rank: [f"{report}: {error}" for error in report.errors] for report in reports}
     store.set(_key("verdict"), json.dumps({"findings": shared, "errors": errors}))
@@ -234,11 +234,11 @@ def _presence(came: Counter[int], nodes: Nodes, *, wait: float) -> Finding:
     return Finding("ok", "nodes", f"all {present} are there")
 
 
-def compare(reports: Sequence[Report], *, folder: Path) -> list[Finding]:
+def compare(reports: Sequence[Report]) -> list[Finding]:
     """Compare what the nodes told, node 0 first."""
     if len(reports) == 1:
         return []
-    return [versions(reports), commands(reports), shared_folder(reports, folder), ports(reports), clocks(reports)]
+    return [versions(reports), commands(reports), shared_folder(reports), ports(reports), clocks(reports)]
 
 
 def _first_other(reports: Sequence[Report], value: Callable[[Report], object]) -> Report | None:
@@ -254,10 +254,10 @@ def versions(reports: Sequence[Report]) -> Finding:
         if other is None or key == "commit":  # of two commits with the same sources, nothing differs
             continue
         level = "error" if key in VITAL or level == "error" else "warning"
-        here, there = (report.versions.get(key) for report in (head, other))
-        if key == "sources":
-            here, there = (f"those of commit {report.versions.get('commit')}" for report in (head, other))
-        differing.append(f"{key} {here} on {head}, {there} on {other}")
+        shown = "commit" if key == "sources" else key
+        here, there = (report.versions.get(shown) for report in (head, other))
+        subject = "the sources differ: commit" if key == "sources" else key
+        differing.append(f"{subject} {here} on {head}, {there} on {other}")
     if differing:
         return Finding(level, "versions", f"{'; '.join(differing)}: install the same on all nodes")  # type: ignore[arg-type]
     return Finding("ok", "versions", f"alexnet_dist {head.versions['alexnet_dist']}, torch {head.versions['torch']}")
@@ -275,8 +275,9 @@ def commands(reports: Sequence[Report]) -> Finding:
     return Finding("error", "options", message)
 
 
-def shared_folder(reports: Sequence[Report], folder: Path) -> Finding:
+def shared_folder(reports: Sequence[Report]) -> Finding:
     """Look for a node that does not see what node 0 writes."""
+    folder = reports[0].command.get("out_dir") or "runs"
     blind = next((report for report in reports if not report.sees_token), None)
     if blind is None:
         return Finding("ok", "shared", f"all nodes see what node 0 writes to {folder}")

@@ -34,7 +34,6 @@ ANSWER_SECONDS = 5.0  # for a server to say anything at all
 
 def existing(path: Path) -> Path:
     """Return the path, or the nearest folder above it that is there: making the rest is left to the run."""
-    path = path.expanduser().absolute()
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 

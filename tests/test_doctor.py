@@ -107,8 +107,9 @@ def test_quiet_prints_what_is_wrong_alone_and_to_stderr(capsys, tmp_path):
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"error +run folder +taken cannot be written \(.*taken is no folder\).*--out-dir\n", err)
-    assert doctor.main([*WELL, "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
+    for arguments in (["--quiet"], ["--quiet", "--out-dir", "taken", "--help"]):
+        assert doctor.main([*WELL, *arguments]) == 0
+        assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("variable", "value"), [("ALEXNET_DIST_SKIP_DOCTOR", "1"), ("LOCAL_RANK", "1")])
@@ -511,7 +512,12 @@ def report(rank, **changes):
             "error",
             ["torch 2.14.1 on node 0", "2.10.0 on node 1"],
         ),
-        ({"versions": {**VERSIONS, "sources": "b", "commit": "c1"}}, "versions", "error", ["commit c0", "commit c1"]),
+        (
+            {"versions": {**VERSIONS, "sources": "b", "commit": "c1"}},
+            "versions",
+            "error",
+            ["commit c0 on node 0", "c1 on node 1"],
+        ),
         ({"versions": {**VERSIONS, "python": "3.12.0"}}, "versions", "warning", ["install the same on all nodes"]),
         (
             {"command": {"seed": 0, "optim": {"lr": 0.2}}},
@@ -527,14 +533,14 @@ def report(rank, **changes):
     ],
 )
 def test_nodes_are_compared(changes, what, level, fragments):
-    findings = meeting.compare([report(0), report(1, **changes), report(2)], folder=Path("runs"))
+    findings = meeting.compare([report(0), report(1, **changes), report(2)])
     assert [finding.what for finding in findings] == ["versions", "options", "shared", "ports", "clocks"]
     for finding in findings:
         assert_says(finding, level if finding.what == what else "ok", *(fragments if finding.what == what else []))
 
 
 def test_a_node_alone_has_nothing_to_compare():
-    assert meeting.compare([report(0)], folder=Path("runs")) == []
+    assert meeting.compare([report(0)]) == []
 
 
 def meet(*attending, folder=None, wait=10.0, least=2, most=2, port=None):
