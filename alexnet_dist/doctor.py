@@ -119,7 +119,7 @@ def _this_node(config: Config, options: argparse.Namespace, nodes: Nodes | None)
 
     environment, asked = os.environ, options.num_processes
     most, least = (nodes.most, nodes.least) if nodes else (1, 1)
-    per_node = max(1, int(environment.get("WORLD_SIZE") or asked or most) // most)
+    per_node = max(1, int(environment.get("LOCAL_WORLD_SIZE") or (asked or most) // most))
     found = probes.find_gpus()
     use_cpu = config.runtime.cpu or not found.names
     planned = {**environment, "LOCAL_WORLD_SIZE": str(per_node)}
@@ -142,7 +142,11 @@ def _this_node(config: Config, options: argparse.Namespace, nodes: Nodes | None)
         lambda: supplies.wandb(config, environment, records=first),
     ]
     for ask in questions:
-        if finding := ask():
+        try:
+            finding = ask()
+        except (OSError, ValueError) as error:  # a folder that cannot be looked into, a variable that is no number
+            finding = probes.Finding("warning", "doctor", f"a question could not be asked: {first_line(error)}")
+        if finding is not None:
             yield finding
 
 
