@@ -28,9 +28,14 @@ logger = logging.getLogger(__name__)
 FORMAT = 2  # raise it when the files below change their meaning
 
 
+def folder_of(cache: Path, key: str, name: str) -> Path:
+    """Return where a data set's arrays are kept."""
+    return cache / f"{name.replace('/', '--')}-v{FORMAT}-{key[:16]}"
+
+
 def cached(cache: Path, key: str, name: str, read: Callable[[], tuple[Split, Split, tuple[str, ...]]]) -> ImageData:
     """Return what `read` gives, decoding it at most once per machine: the first process writes, the others wait."""
-    folder = cache / f"{name.replace('/', '--')}-v{FORMAT}-{key[:16]}"
+    folder = folder_of(cache, key, name)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):

@@ -30,7 +30,7 @@ from accelerate.utils import (
 from alexnet_dist.config import Config, RuntimeConfig, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
@@ -64,20 +64,24 @@ class Hardware:
     """Floating-point operations a second in matrix products of that precision, measured, over all ranks."""
 
 
-def check_launch(config: Config) -> None:
+def check_launch(config: Config, *, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a launch that cannot do what was asked, without starting anything.
+
+    Args:
+        config: of the run.
+        environment: with what the launcher set, or will set.
 
     Raises:
         UserError: processes without devices of their own, restarts that would not find the run again, or a global
             batch that the processes cannot share equally.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(environment.get("WORLD_SIZE", "1"))
     if world_size > 1 and not config.runtime.cpu and not torch.cuda.is_available():
         raise UserError(
             f"the launcher started {world_size} processes and there is no GPU: they would train independently. "
             "Give --runtime.cpu for CPU processes that train together, or start one process"
         )
-    if config.out_dir is None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+    if config.out_dir is None and environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise UserError("--max_restarts needs --out-dir: without it each restart would begin a new run")
     share = world_size * config.optim.accumulate
     batch_size = config.data.batch_size
@@ -181,17 +185,21 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def cpu_threads() -> int:
+def cpu_cores() -> int:
+    """Return how many of the host's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_threads(environment: Mapping[str, str] = os.environ) -> int:
     """Return this process's share of the host's cores.
 
     Launchers set OMP_NUM_THREADS=1 unless it is set, which leaves all cores but one idle; any other value is the user's
     and is kept.
     """
-    wished = os.environ.get("OMP_NUM_THREADS", "1")
+    wished = environment.get("OMP_NUM_THREADS", "1")
     if wished.isdigit() and int(wished) > 1:
         return int(wished)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cpu_cores() // int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def resolve_precision(config: RuntimeConfig, *, use_cpu: bool) -> Precision:

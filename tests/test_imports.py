@@ -15,8 +15,10 @@ LEVELS = [
     {"decode", "cache", "batches", "preprocess", "model", "optim", "metrics", "kernels", "figures", "tracing"},
     {"data", "trackers", "recorded"},
     {"distributed", "topology", "runlog", "checkpoint", "console", "interrupts", "heartbeat", "charts", "albums"},
-    {"engine", "cards", "report"},
-    {"exhibits"},
+    {"engine", "cards", "report", "probes"},
+    {"exhibits", "rendezvous", "supplies"},
+    {"meeting"},
+    {"doctor"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HOMES = {
@@ -89,6 +91,7 @@ def test_one_accelerator_and_no_ranks_below_it():
     [
         ("alexnet_dist.config", ["torch", "numpy", "wandb", "datasets", "matplotlib", "accelerate"]),
         ("train", ["wandb", "datasets", "matplotlib"]),
+        ("alexnet_dist.doctor", ["torch", "accelerate", "wandb"]),
         ("alexnet_dist.report", ["torch", "accelerate", "wandb", "matplotlib", "jinja2", "plotly"]),
     ],
 )
