@@ -70,7 +70,7 @@ def _options() -> argparse.ArgumentParser:
     add("--num-processes", "--num_processes", type=int, metavar="N", help="processes to be started, on all nodes")
     add("--config-file", "--config_file", type=Path, metavar="FILE", help="Accelerate's configuration, if one is named")
     add("--nnodes", default="1", metavar="N|MIN:MAX", help="nodes that take part (1)")
-    add("--node-rank", type=int, metavar="R", help="which of them this is, from 0")
+    add("--node-rank", type=int, metavar="R", help="which of them this is (0 where --rdzv is, else as they come)")
     add("--rdzv", metavar="HOST:PORT", help="where they meet: the launcher's rendezvous, on node 0")
     add("--wait", type=float, default=60.0, metavar="SECONDS", help="how long to wait for the other nodes (60)")
     return parser
@@ -82,7 +82,7 @@ def _nodes(options: argparse.Namespace, environment: Mapping[str, str]) -> Nodes
     Raises:
         UserError: the options do not say it.
     """
-    from alexnet_dist.rendezvous import Nodes
+    from alexnet_dist.rendezvous import Nodes, is_here
 
     least, _, most = options.nnodes.partition(":")
     if not (least.isdigit() and (most or least).isdigit() and 1 <= int(least) <= int(most or least)):
@@ -97,9 +97,12 @@ def _nodes(options: argparse.Namespace, environment: Mapping[str, str]) -> Nodes
     host, _, number = (options.rdzv or "").rpartition(":")
     if not host or not number.isdigit() or not 0 < int(number) < 65536:
         raise UserError(f"--nnodes {options.nnodes} needs --rdzv HOST:PORT, where node 0 listens")
-    if options.node_rank is None or not 0 <= options.node_rank < count:
-        raise UserError(f"--nnodes {options.nnodes} needs --node-rank, from 0 to {count - 1}")
-    return Nodes(int(least), count, options.node_rank, host.strip("[]"), int(number))
+    host, rank = host.strip("[]"), options.node_rank
+    if rank is None:
+        rank = 0 if is_here(host) else None
+    elif not 0 <= rank < count:
+        raise UserError(f"--node-rank {rank} must be from 0 to {count - 1}")
+    return Nodes(int(least), count, rank, host, int(number))
 
 
 def examine(config: Config, options: argparse.Namespace, nodes: Nodes | None) -> Iterator[Finding]:
@@ -158,7 +161,8 @@ def _all_nodes(config: Config, options: argparse.Namespace, nodes: Nodes, *, err
         return
     told = to_dict(config) | {"nnodes": options.nnodes, "num_processes": options.num_processes}
     del told["data"]["cache_dir"]  # each node may keep its images elsewhere
-    mine = meeting.Report(rank=nodes.rank, host=socket.gethostname(), versions=_versions(), command=told, errors=errors)
+    host, versions = socket.gethostname(), _versions()
+    mine = meeting.Report(rank=nodes.rank or 0, host=host, versions=versions, command=told, errors=errors)
 
     folder = supplies.existing(config.out_dir or Path("runs"))
 

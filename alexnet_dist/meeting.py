@@ -40,6 +40,7 @@ class Report:
     """What a node tells the others."""
 
     rank: int
+    """0 is the one that the others go to; one that comes without a rank gets it there."""
     host: str
     versions: Mapping[str, str]
     command: Mapping[str, Any]
@@ -145,6 +146,10 @@ def attend(nodes: Nodes, mine: Report, *, folder: Path, wait: float) -> list[Fin
         if greeting is None:
             message = f"a launch is under way at {place}: unless this node comes back to it, choose another port"
             return [Finding("warning", "nodes", message)]
+        if nodes.rank is None:
+            mine = replace(mine, rank=store.add(_key("places"), 1))
+            if mine.rank >= nodes.most:
+                raise UserError(f"more nodes came to {place} than --nnodes has: this one is number {mine.rank + 1}")
         if store.add(_key("came", mine.rank), 1) > 1:
             raise UserError(f"another node came to {place} as --node-rank {mine.rank}: give each node its own")
         store.set(_key("report", mine.rank), json.dumps(asdict(_look_round(mine, nodes, json.loads(greeting), folder))))

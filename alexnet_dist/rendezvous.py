@@ -25,8 +25,8 @@ class Nodes:
 
     least: int
     most: int
-    rank: int
-    """Of this node."""
+    rank: int | None
+    """Of this node; None is any but 0, as they come."""
     host: str
     port: int
     launched: bool = False
@@ -45,6 +45,11 @@ def addresses(host: str, *, seconds: float = STORE_SECONDS) -> list[str]:
 def is_loopback(address: str) -> bool:
     """Tell whether an address is each machine's own."""
     return address.startswith("127.") or address == "::1"
+
+
+def is_here(host: str) -> bool:
+    """Tell whether a host is this one, to which only its own addresses can be bound."""
+    return any(port_is_free(0, at=address) for address in addresses(host))
 
 
 def port_is_free(port: int, *, at: str = "") -> bool:

@@ -67,7 +67,7 @@ def run_folder(config: Config) -> Finding:
 
 def checkpoint_bytes(config: Config) -> int:
     """Return a checkpoint's size: weights, one or two numbers of the optimizer for each, and the average's; float32."""
-    copies = 1 + (1 if config.optim.name == "sgd" else 2) + (config.optim.ema is not None)
+    copies = 1 + (1 if config.optim.name in ("sgd", "lars") else 2) + (config.optim.ema is not None)
     return 4 * NUM_PARAMETERS * copies
 
 

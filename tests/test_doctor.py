@@ -128,8 +128,7 @@ def test_nothing_is_asked_where_it_is_not_wished_or_another_process_of_the_node_
         (["--nnodes", "3:2"], "--nnodes 3:2 must be a number of nodes, or MIN:MAX"),
         (["--nnodes", "2", "--node-rank", "0"], "--nnodes 2 needs --rdzv HOST:PORT"),
         (["--nnodes", "2", "--node-rank", "0", "--rdzv", "head"], "--nnodes 2 needs --rdzv HOST:PORT"),
-        (["--nnodes", "2", "--rdzv", "head:1"], "--nnodes 2 needs --node-rank, from 0 to 1"),
-        (["--nnodes", "2", "--rdzv", "head:1", "--node-rank", "2"], "--nnodes 2 needs --node-rank, from 0 to 1"),
+        (["--nnodes", "2", "--rdzv", "head:1", "--node-rank", "2"], "--node-rank 2 must be from 0 to 1"),
         (["--data.batchsize", "2"], "did you mean --data.batch-size?"),
     ],
 )
@@ -418,12 +417,12 @@ def test_room_for_some_checkpoints(*, monkeypatch, tmp_path, free, held, keep, l
     assert_says(finding, level, "up to 4", *(["--checkpoint.keep"] if level == "warning" else []))
 
 
-@pytest.mark.parametrize("flags", [[], ["--optim.name", "sgd"], ["--optim.ema", "0.9"]])
+@pytest.mark.parametrize("flags", [[], ["--optim.name", "sgd"], ["--optim.name", "lars"], ["--optim.ema", "0.9"]])
 def test_the_size_of_a_checkpoint_is_that_of_its_tensors(flags):
     config = parse(flags)
     with torch.device("meta"):
         network = torchvision.models.alexnet(num_classes=10)
-    copies = {"adam": 2, "sgd": 1}[config.optim.name] + 1 + bool(config.optim.ema)
+    copies = {"adamw": 2, "sgd": 1, "lars": 1}[config.optim.name] + 1 + bool(config.optim.ema)
     assert supplies.checkpoint_bytes(config) == 4 * copies * sum(p.numel() for p in network.parameters())
 
 
@@ -550,12 +549,12 @@ def test_a_node_alone_has_nothing_to_compare():
     assert meeting.compare([report(0)]) == []
 
 
-def meet(*attending, wait=10.0, least=2, most=2, port=None, launched=False):
+def meet(*attending, wait=10.0, least=2, most=2, port=None, launched=False, numbered=True):
     """Let node 0 and these, each on a thread, meet; return what each is told, or the error that it meets with."""
     port, results = port or free_port(), {}
 
     def attend(index, mine):
-        nodes = rendezvous.Nodes(least, most, mine.rank, "127.0.0.1", port, launched)
+        nodes = rendezvous.Nodes(least, most, mine.rank if numbered else None, "127.0.0.1", port, launched)
         try:
             results[index] = meeting.attend(nodes, mine, folder=Path(), wait=wait)
         except UserError as error:
@@ -584,6 +583,26 @@ def test_nodes_meet_and_all_hear_of_each_others_faults(tmp_path):
     assert_says(only(told[0], "other node"), "error", "node 1 (host1): W&B: no login")
     assert_says(only(told[1], "other node"), "error", "node 0 (host0): data: gone")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nodes_without_a_number_get_one_as_they_come():
+    """As on hosts that are all given the same command."""
+    told = meet(report(0, host="a"), report(0, host="b", errors=["disk: full"]), least=3, most=3, numbered=False)
+    assert_says(only(told[0], "nodes"), "ok", "all 3 are there")
+    assert re.search(r"^node [12] \(b\): disk: full$", only(told[0], "other node").message)
+    assert [finding.what for finding in told[1]].count("other node") == 2, "node 0's fault and b's"
+
+
+def test_a_node_too_many():
+    told = meet(report(0), report(0, host="b"), numbered=False)
+    assert sum("more nodes came to" in str(told[index]) for index in (1, 2)) == 1
+
+
+def test_the_node_that_the_others_go_to_is_number_0():
+    options = doctor._options().parse_args(["--nnodes", "2", "--rdzv", "127.0.0.1:29500"])
+    assert doctor._nodes(options, {}).rank == 0
+    options.rdzv = "192.0.2.1:29500"  # an address of nobody (RFC 5737)
+    assert doctor._nodes(options, {}).rank is None
 
 
 def test_nodes_meet_in_the_store_of_their_launcher():
@@ -627,7 +646,7 @@ def test_enough_nodes_to_begin(monkeypatch):
 
 
 def test_two_nodes_of_one_rank():
-    told = meet(report(1), report(1))
+    told = meet(report(1), report(1), least=3, most=3, wait=3.0)  # node 0 waits for a third: both of them have come
     assert_says(only(told[0], "nodes"), "error", "several nodes came as --node-rank 1")
     assert any("another node came" in str(told[index]) for index in (1, 2))
 
