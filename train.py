@@ -348,8 +348,12 @@ def report_epoch(run: Run, record: engine.Record, evaluation: metrics.Evaluation
     if log.enabled and (is_last or record["epoch"] % run.config.log.kernels_every_epochs == 0):
         before, now = run.kernels_before, kernels.snapshot(run.network)
         record |= {f"kernels/{name}": number for name, number in kernels.numbers(before, now).items()}
-        chosen = run.config.log.conv2_kernel
-        log.show(record, lambda: exhibits.kernel_media(before, now, record, conv2_kernel=chosen))
+        chosen, inputs = run.config.log.conv2_kernel, run.job.preprocess
+        enlargement = inputs.image_size / inputs.source_size
+        log.show(
+            record,
+            lambda: exhibits.kernel_media(before, now, record, conv2_kernel=chosen, enlargement=enlargement),
+        )
         log.confusion(record, evaluation.confusion, names)
         log.write("evaluation.json", exhibits.evaluation_file(record, evaluation, names))
         log.show(record, lambda: exhibits.mistakes_sheet(run.dataset, evaluation), send=False)

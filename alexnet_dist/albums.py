@@ -25,7 +25,10 @@ MOST_EPOCHS = 60  # of a run, with pictures: 5 MB of the file
 MOST_ERRORS = 64
 TILE, TILES_A_ROW = 64, 8  # errors.png
 LAYERS = {"conv1": "conv1, all 64 kernels", "conv2": "conv2, the 64 channels of one kernel"}
-OVERVIEW = {"conv2_overview": "conv2, all 192 kernels"}
+OVERVIEW = {
+    "conv1_seen": "conv1 as enlarged images meet it: what they hold nothing of is taken away",
+    "conv2_overview": "conv2, all 192 kernels",
+}
 WHICH = {"before": "before training", "now": "now", "diff": "difference"}
 ABOUT_LAYER = {
     "rel_change": "relative change {:.4f}",

@@ -38,9 +38,11 @@ def first_batch(job: Job, dataset: ImageData) -> Media:
     )
 
 
-def kernel_media(before: kernels.Weights, now: kernels.Weights, record: Record, *, conv2_kernel: int) -> Media:
+def kernel_media(
+    before: kernels.Weights, now: kernels.Weights, record: Record, *, conv2_kernel: int, enlargement: float
+) -> Media:
     """Draw the kernels, with captions that say when."""
-    drawn = kernels.draw(before, now, conv2_kernel=conv2_kernel)
+    drawn = kernels.draw(before, now, conv2_kernel=conv2_kernel, enlargement=enlargement)
     captions = kernels.captions(drawn, when=f"epoch {record['epoch']}, step {record['global_step']}")
     return Media(
         {f"kernels/{name}": picture for name, picture in kernels.named(drawn).items()},

@@ -1,12 +1,13 @@
 """Pictures of the convolution kernels: before training, now, and what changed, and the numbers that go with them.
 
 As the lecture shows them: conv1's 64 kernels of 11x11 in colour, and the 64 channels of one of conv2's kernels, 5x5, in
-grey, each as an 8x8 grid. Beside them all 192 of conv2's kernels, each as the mean of its channels. Pure functions from
-weights to uint8 pictures; knows nothing about processes or files.
+grey, each as an 8x8 grid. Beside them conv1's kernels as an enlarged image meets them, and all 192 of conv2's kernels,
+each as the mean of its channels. Pure functions from weights to uint8 pictures; knows nothing about processes or files.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ Weights = dict[str, torch.Tensor]
 
 LAYERS = {"conv1": "features.0.weight", "conv2": "features.3.weight"}
 WHICH = {"before": "before training", "now": "now", "diff": "difference"}
-PIXEL = {"conv1": 6, "conv2": 13, "conv2_overview": 6}  # screen pixels per weight: pictures come to about 540 pixels
-COLUMNS = {"conv1": 8, "conv2": 8, "conv2_overview": 16}
+PIXEL = {"conv1": 6, "conv1_seen": 6, "conv2": 13, "conv2_overview": 6}  # screen pixels per weight: about 540 in all
+COLUMNS = {"conv1": 8, "conv1_seen": 8, "conv2": 8, "conv2_overview": 16}
 SEPARATOR = 2
 PAPER = 255
 INK = 40
@@ -73,16 +74,18 @@ def snapshot(model: nn.Module) -> Weights:
     }
 
 
-def draw(before: Weights, now: Weights, *, conv2_kernel: int) -> dict[str, KernelPictures]:
-    """Draw conv1, one kernel of conv2 (`conv2`), and all of conv2 (`conv2_overview`).
+def draw(before: Weights, now: Weights, *, conv2_kernel: int, enlargement: float) -> dict[str, KernelPictures]:
+    """Draw conv1, conv1 as `seen`, one kernel of conv2 (`conv2`), and all of conv2 (`conv2_overview`).
 
     Args:
         before: `snapshot` of the untrained model.
         now: `snapshot` of the model.
         conv2_kernel: which of conv2's kernels to show, from 0 to 191.
+        enlargement: of the images, side over stored side.
     """
     tiles: dict[str, Callable[[Weights], torch.Tensor]] = {
         "conv1": lambda weights: weights["conv1"],
+        "conv1_seen": lambda weights: seen(weights["conv1"], enlargement),
         "conv2": lambda weights: _grey(weights["conv2"][conv2_kernel]),
         "conv2_overview": lambda weights: _grey(weights["conv2"].mean(dim=1)),
     }
@@ -96,6 +99,28 @@ def draw(before: Weights, now: Weights, *, conv2_kernel: int) -> dict[str, Kerne
         )
         for name, shown in tiles.items()
     }
+
+
+def seen(weight: torch.Tensor, enlargement: float) -> torch.Tensor:
+    """Return kernels as an image meets them that was enlarged by the bilinear filter.
+
+    Such an image is a sum of triangles, one for each stored pixel, so a kernel acts by its products with triangles
+    alone: it is smoothed by one here. What that takes away meets nothing in any image, gets no gradient, and stays as
+    it was drawn at the start, less its decay.
+
+    Args:
+        weight: (N, 3, S, S).
+        enlargement: side over stored side; at 1 nothing is taken away.
+
+    Returns:
+        (N, 3, S, S).
+    """
+    reach = math.ceil(enlargement) - 1
+    triangle = 1 - torch.arange(-reach, reach + 1, dtype=weight.dtype).abs() / enlargement
+    triangle /= triangle.sum()
+    planes = weight.flatten(0, 1)[:, None]
+    smooth = torch.nn.functional.conv2d(planes, torch.outer(triangle, triangle)[None, None], padding=reach)
+    return smooth.view_as(weight)
 
 
 def _grey(values: torch.Tensor) -> torch.Tensor:

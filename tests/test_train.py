@@ -23,7 +23,7 @@ from alexnet_dist.config import UserError, parse
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "first_batch"} | {
-    f"{c}_{w}" for c in ("conv1", "conv2", "conv2_overview") for w in ("before", "now", "diff")
+    f"{c}_{w}" for c in ("conv1", "conv1_seen", "conv2", "conv2_overview") for w in ("before", "now", "diff")
 }
 SUMMARY = """best_top1 final_top1 final_train_loss epochs global_step num_parameters num_train_images num_eval_images
     dataset world_size global_batch_size precision device images_per_second wall_seconds status""".split()
