@@ -10,12 +10,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 gpus=0
-if [[ -z ${CPU_RANKS:-} ]] && command -v nvidia-smi >/dev/null; then
-  gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
-fi
-if [[ -n ${CUDA_VISIBLE_DEVICES+set} && $gpus -gt 0 ]]; then
-  gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
-fi
+[[ -n ${CPU_RANKS:-} ]] || gpus=$("$here/launch/gpus.sh")
 
 if ((gpus > 0)); then
   exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$gpus" "$here/train.py" "$@"

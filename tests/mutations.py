@@ -134,8 +134,8 @@ MUTATIONS = [
         "R6 again",
         "the second signal only asks again",
         f"{PACKAGE}/interrupts.py",
-        "if number in self._seen:",
-        "if number is None:",
+        "if number in self._seen and now",
+        "if number is None and now",
         "test_interrupts.py::test_the_same_signal_again_ends_at_once",
     ),
     Mutation(
