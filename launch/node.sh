@@ -21,8 +21,8 @@ if [[ ! $ranks =~ ^[1-9][0-9]*$ ]]; then
   exit 2
 fi
 if ((ranks > 1)); then
-  exec accelerate launch --multi_gpu --num_processes "$ranks" --num_machines 1 --main_process_ip 127.0.0.1 \
-    --mixed_precision no --dynamo_backend no "$here/train.py" --runtime.cpu "$@"
+  exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$ranks" \
+    --main_process_ip 127.0.0.1 "$here/train.py" --runtime.cpu "$@"
 fi
 # Not by `accelerate launch`, which dies of SIGTERM without passing it on and leaves its one process training.
 exec python "$here/train.py" ${CPU_RANKS:+--runtime.cpu} "$@"

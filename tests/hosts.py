@@ -1,9 +1,11 @@
 """Hosts on one machine: network namespaces joined by a switch, whose links can be slowed and cut, and which can die.
 
-A host has an interface `eth0` of its own, a name, `h0`, `h1`, …, that the others know, a process tree that dies as one, and
-a cache. What it shares with the others is the file system, as hosts with a network file system do. Needs root on Linux,
-and iproute2.
+A host has an interface `eth0` of its own, a name, `h0`, `h1`, …, that the others know, a process tree that dies as one,
+and a cache. What it shares with the others is the file system, as hosts with a network file system do. Needs root on
+Linux, and iproute2.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -16,9 +18,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "alexnet-dist-test"
@@ -42,15 +50,15 @@ def obstacle() -> str | None:
         return f"network namespaces cannot be made: {error}"
 
 
-def needs_hosts(test):
+def needs_hosts(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that needs hosts; it is skipped, with the reason, where there can be none."""
 
     @pytest.mark.hosts
     @functools.wraps(test)
-    def guarded(*arguments, **keywords):
+    def guarded(*arguments: object, **keywords: object) -> None:
         if reason := obstacle():
             pytest.skip(reason)
-        return test(*arguments, **keywords)
+        test(*arguments, **keywords)
 
     return guarded
 
@@ -65,7 +73,7 @@ def run(*command: str) -> str:
 class Launched:
     """A command on a host: the first process of a tree that dies with it."""
 
-    def __init__(self, host: "Host", command: list[str], *, output: Path, environment: dict[str, str]) -> None:
+    def __init__(self, host: Host, command: list[str], *, output: Path, environment: dict[str, str]) -> None:
         self.host, self.output = host, output
         inner = f'hostname {host.name} && mount --bind {host.names} /etc/hosts && exec "$@"'
         isolated = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inner, "sh"]
@@ -82,7 +90,7 @@ class Launched:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> "Launched":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,7 +135,7 @@ class Launched:
 class Host:
     """A network namespace with an interface `eth0`."""
 
-    def __init__(self, network: "Network", index: int) -> None:
+    def __init__(self, network: Network, index: int) -> None:
         self.network, self.index = network, index
         self.name, self.address = f"h{index}", f"10.77.0.{index + 1}"
         self.namespace = f"{network.prefix}-{self.name}"
@@ -191,7 +199,7 @@ class Network:
         self.switch = f"{self.prefix}-switch"
         self.hosts = [Host(self, index) for index in range(num_hosts)]
 
-    def __enter__(self) -> "Network":
+    def __enter__(self) -> Self:
         remove_leftovers()
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         try:
