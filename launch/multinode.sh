@@ -57,8 +57,9 @@ else
   ((ranks > 0)) || fail "there is no GPU here: see what nvidia-smi says, or give CPU_RANKS on all machines"
 fi
 
-# The address under which RDZV's machine sees this one. Sending nothing, it only asks the system for the way.
-address=$(python -c '
+# The address under which RDZV's machine sees this one; asking the system for the way sends nothing. RDZV's machine is
+# told so: torch would look for its address among those of its own name, where Debian has only 127.0.1.1.
+answer=$(python -c '
 import socket, sys
 try:
     family, *_, target = socket.getaddrinfo(*sys.argv[1:], type=socket.SOCK_DGRAM)[0]
@@ -66,7 +67,10 @@ try:
     way.connect(target)
 except OSError as error:
     sys.exit(f"error: RDZV: {sys.argv[1]} cannot be reached: {error}")
-print(way.getsockname()[0])' "${host//[][]/}" "$port") || exit 2
+own = way.getsockname()[0]
+print(own, "is_host=true" if own == target[0] else "")' "${host//[][]/}" "$port") || exit 2
+read -r address settings <<<"$answer"
+[[ -z ${RDZV_CONF:-} ]] || settings=${settings:+$settings,}$RDZV_CONF
 [[ $most == 1 || ! $address =~ ^(127\.|::1$) ]] ||
   fail "RDZV: $host is $address on this machine, where no other can reach it: name its address in the network"
 
@@ -79,5 +83,5 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # Of --main_process_port nothing is used here, but 29500, its default, would be looked at: where it is taken, the
 # launcher would turn to meeting nobody.
 exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$ranks" --main_process_port 0 \
-  --rdzv_backend c10d --rdzv_conf "${RDZV_CONF:-}" --max_restarts "$restarts" \
+  --rdzv_backend c10d --rdzv_conf "$settings" --max_restarts "$restarts" \
   "$here/train.py" ${on_cpu[@]+"${on_cpu[@]}"} "$@"

@@ -139,8 +139,8 @@ class Host:
         self.network, self.index = network, index
         self.name, self.address = f"h{index}", f"10.77.0.{index + 1}"
         self.namespace = f"{network.prefix}-{self.name}"
-        self.known = ""
-        """More lines of this host's /etc/hosts, before those of all hosts."""
+        self.is_debian = False
+        """Whether this host knows its own name by a loopback address alone."""
         self._launched: list[Launched] = []
 
     def make(self) -> None:
@@ -158,8 +158,11 @@ class Host:
         home = self.network.folder / self.name
         home.mkdir(exist_ok=True)
         self.names = home / "names"
-        everybody = "".join(f"{host.address} {host.name}\n" for host in self.network.hosts)
-        self.names.write_text(f"127.0.0.1 localhost\n{self.known}{everybody}")
+        known = {host.name: host.address for host in self.network.hosts}
+        if self.is_debian:
+            known[self.name] = "127.0.1.1"
+        lines = [f"{address} {name}\n" for name, address in known.items()]
+        self.names.write_text("".join(["127.0.0.1 localhost\n", *lines]))
         own = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(home), "HOSTNAME": self.name}
         path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         launched = Launched(self, command, output=output, environment=os.environ | path | own | variables)

@@ -128,8 +128,10 @@ def test_hosts_compute_what_one_process_does(tmp_path, alone, num_hosts, ranks):
     """The same images, losses and evaluations; one W&B run and one set of files."""
     tracked = ["--log.trackers", "wandb", "--wandb.mode", "offline"]
     with Network(num_hosts) as network:
-        network.hosts[1].known = "127.0.1.1 h1\n"  # as Debian has it: no address for others
-        cluster = Cluster(network, tmp_path, *tracked, nodes=str(num_hosts), ranks=ranks, WANDB_MODE="offline")
+        for host in network.hosts:
+            host.is_debian = True
+        settings = {"RDZV": f"{network.hosts[0].address}:29500", "WANDB_MODE": "offline"}
+        cluster = Cluster(network, tmp_path, *tracked, nodes=str(num_hosts), ranks=ranks, **settings)
         cluster.start(*range(num_hosts))
         assert cluster.finish() == [0] * num_hosts, cluster.text()
     check_same_as_alone(cluster, alone, world=num_hosts * ranks)

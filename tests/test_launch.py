@@ -281,7 +281,7 @@ def test_debug_removes_its_scratch_folder(code, stage):
 ADDRESS = """#!/bin/sh
 [ "$1" = -c ] || exec printf '%s\\n' "$@"
 [ "$3" = unknown ] && echo "error: RDZV: unknown cannot be reached" >&2 && exit 1
-echo "${ADDRESS:-10.0.0.7}"
+echo "${ADDRESS:-10.0.0.7} $HOSTS"
 """
 RECORD_WITH_VARIABLES = RECORD_AND_SUCCEED.replace("exit", 'env > "$CAPTURE.env"\nexit', 1)
 MEET = {"NNODES": "2", "RDZV": "host0:29500", "CPU_RANKS": "2"}
@@ -325,7 +325,7 @@ def test_torchs_launcher_takes_what_multinode_gives(monkeypatch, stage):
     import torch.distributed.run as torchrun  # noqa: TID251 - what `accelerate launch` calls
     from accelerate.commands import launch
 
-    asked = {**MEET, "NNODES": "2:4", "RDZV_CONF": "last_call_timeout=7"}
+    asked = {**MEET, "NNODES": "2:4", "RDZV_CONF": "last_call_timeout=7", "HOSTS": "is_host=true"}
     _, read, variables = multinode(stage, "--out-dir", "/shared/run", **asked)
     for name in ("PET_NNODES", "PET_RDZV_ENDPOINT", "PET_RDZV_ID", "PET_LOCAL_ADDR"):
         monkeypatch.setenv(name, variables[name])
@@ -335,7 +335,8 @@ def test_torchs_launcher_takes_what_multinode_gives(monkeypatch, stage):
     config = found[0]
     assert (config.min_nodes, config.max_nodes, config.nproc_per_node, config.max_restarts) == (2, 4, 2, 3)
     assert (config.rdzv_backend, config.rdzv_endpoint, config.run_id) == ("c10d", "host0:29500", "/shared/run")
-    assert (config.local_addr, config.rdzv_configs["last_call_timeout"]) == ("10.0.0.7", "7")
+    assert config.local_addr == "10.0.0.7"
+    assert (config.rdzv_configs["is_host"], config.rdzv_configs["last_call_timeout"]) == ("true", "7")
 
 
 @pytest.mark.parametrize(
