@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import logging
 import os
 import resource
 import signal
@@ -34,6 +35,8 @@ from alexnet_dist.config import Config, RuntimeConfig, UserError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -112,6 +115,22 @@ def _check_launch(config: Config) -> None:
         raise UserError(
             f"--data.batch-size {batch_size} is the global batch and does not divide by {world_size} processes{parts}: "
             f"the nearest values that do are {nearest}"
+        )
+    _warn_of_sizes(batch_size, accumulate=config.optim.accumulate)
+
+
+def _warn_of_sizes(batch_size: int, *, accumulate: int) -> None:
+    """Say which sizes a run whose machines may leave and come back would end at, before it is at one."""
+    fewest, colon, most = os.environ.get("PET_NNODES", "").partition(":")  # of launch/multinode.sh
+    if not colon:
+        return
+    share = int(os.environ["LOCAL_WORLD_SIZE"]) * accumulate
+    odd = [str(nodes) for nodes in range(int(fewest), int(most) + 1) if batch_size % (nodes * share)]
+    if odd:
+        logger.warning(
+            "--data.batch-size %d does not divide by the processes of %s machines: with so many the run ends",
+            batch_size,
+            ", ".join(odd),
         )
 
 

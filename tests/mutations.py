@@ -323,6 +323,14 @@ MUTATIONS = [
         "test_hosts.py::test_hosts_compute_what_one_process_does",
     ),
     Mutation(
+        "H1 meeting",
+        "the machine of RDZV has to find out by its name that it is",
+        "launch/multinode.sh",
+        '"is_host=true" if own == target[0] else ""',
+        '""',
+        "test_hosts.py::test_hosts_compute_what_one_process_does",
+    ),
+    Mutation(
         "H2",
         "a refused process is started again",
         f"{PACKAGE}/distributed.py",

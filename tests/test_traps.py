@@ -80,6 +80,7 @@ def test_g3_one_process_in_place_of_two_is_refused(desk):
     check_refused(desk, ended, "error: `accelerate launch` was asked for several processes and started this one alone")
 
 
+@pytest.mark.slow
 def test_g3_the_same_by_a_configuration_file(desk):
     path = desk.write("mine.yaml", own_file(distributed_type="MULTI_CPU", use_cpu=True))
     ended = desk.type("accelerate", "launch", "--config_file", path, "train.py", "--runtime.cpu")
@@ -112,7 +113,11 @@ def test_g3_is_told_from_what_the_launcher_sets(monkeypatch, variables, refused)
     [
         ("distributed_type: MULTI_GPU\nnum_processes: 2\nmixed_precision: no\n", "object has no attribute 'lower'"),
         ("distributed_type: NO\n", "You need to manually pass in `--num_processes`"),
-        ("distributed_type: NO\nnum_processes: 2\n", "error: `accelerate launch` was asked for several processes"),
+        pytest.param(
+            "distributed_type: NO\nnum_processes: 2\n",
+            "error: `accelerate launch` was asked for several processes",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_g4_an_unquoted_no_trains_nothing(desk, text, words):
