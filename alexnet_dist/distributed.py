@@ -5,9 +5,12 @@ Everything that can be refused is refused before a process group exists.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import logging
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
 from accelerate import Accelerator
@@ -27,13 +31,16 @@ from accelerate.utils import (
     gather_object,
 )
 
-from alexnet_dist.config import Config, RuntimeConfig, UserError
+from alexnet_dist.config import Config, RuntimeConfig, UserError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+WAIT_FOR_FIRST = 30.0  # seconds, for a machine's first process to print its error
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # parameters of glibc's mallopt, from malloc.h
 
 
@@ -64,17 +71,39 @@ class Hardware:
     """Floating-point operations a second in matrix products of that precision, measured, over all ranks."""
 
 
-def check_launch(config: Config, *, environment: Mapping[str, str] = os.environ) -> None:
+def check_launch(config: Config) -> None:
     """Refuse a launch that cannot do what was asked, without starting anything.
 
-    Args:
-        config: of the run.
-        environment: with what the launcher set, or will set.
+    A launcher that would start this process again, with the same answer, is ended too.
 
     Raises:
-        UserError: processes without devices of their own, restarts that would not find the run again, or a global
-            batch that the processes cannot share equally.
+        UserError: fewer processes than asked for, processes without devices of their own, restarts that would not find
+            the run again, or a global batch that the processes cannot share equally.
     """
+    try:
+        check_processes(config, os.environ)
+    except UserError:
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+            if os.environ["LOCAL_RANK"] != "0":
+                time.sleep(WAIT_FOR_FIRST)  # it ends the launcher, and the launcher this one
+            atexit.register(os.kill, os.getppid(), signal.SIGTERM)  # once the error is printed
+        raise
+    _warn_of_sizes(config.data.batch_size, accumulate=config.optim.accumulate)
+
+
+def check_processes(config: Config, environment: Mapping[str, str]) -> None:
+    """Compare what a launcher set, or will set, with what the run needs.
+
+    Raises:
+        UserError: as `check_launch` does.
+    """
+    started_by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
+    if started_by_accelerate and "WORLD_SIZE" not in environment and "MASTER_PORT" in environment:
+        raise UserError(
+            "`accelerate launch` was asked for several processes and started this one alone, as it does with --cpu or "
+            "without --multi_gpu. Start CPU processes by `CPU_RANKS=N launch/node.sh`; if one is meant, give "
+            "--num_processes 1 and unset MASTER_PORT"
+        )
     world_size = int(environment.get("WORLD_SIZE", "1"))
     if world_size > 1 and not config.runtime.cpu and not torch.cuda.is_available():
         raise UserError(
@@ -95,11 +124,26 @@ def check_launch(config: Config, *, environment: Mapping[str, str] = os.environ)
         )
 
 
+def _warn_of_sizes(batch_size: int, *, accumulate: int) -> None:
+    """Say which sizes a run whose machines may leave and come back would end at, before it is at one."""
+    fewest, colon, most = os.environ.get("PET_NNODES", "").partition(":")  # of launch/multinode.sh
+    if not colon:
+        return
+    share = int(os.environ["LOCAL_WORLD_SIZE"]) * accumulate
+    odd = [str(nodes) for nodes in range(int(fewest), int(most) + 1) if batch_size % (nodes * share)]
+    if odd:
+        logger.warning(
+            "--data.batch-size %d does not divide by the processes of %s machines: with so many the run ends",
+            batch_size,
+            ", ".join(odd),
+        )
+
+
 def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
     """Form the process group and return the one Accelerator. Every rank must call it.
 
     Raises:
-        UserError: the launcher's processes did not find each other, or it set what belongs to the configuration.
+        UserError: the processes did not find each other, or the launcher set what belongs to the configuration.
     """
     use_cpu = config.runtime.cpu or not torch.cuda.is_available()
     if use_cpu:
@@ -110,12 +154,34 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
         torch.set_float32_matmul_precision("high")  # TF32, for --runtime.precision fp32
     precision = resolve_precision(config.runtime, use_cpu=use_cpu)
     timeout = timedelta(seconds=config.runtime.timeout_seconds)
-    if interface := loopback():
+    if interface := gloo_interface():
         os.environ["GLOO_SOCKET_IFNAME"] = interface
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
-        _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        if _has_launchers_store() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+            _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
+        accelerator = _form(config, precision, timeout=timeout)
+    except RuntimeError as error:
+        if started == 1:
+            raise
+        raise UserError(
+            f"the {started} processes have not found each other within {timeout.total_seconds():.0f} s "
+            f"({first_line(error)}): see what the other machines print, and whether a firewall lies between them"
+        ) from error
+    if started != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {started} processes and Accelerate formed a group of {accelerator.num_processes}: "
+            "they would train independently. On CPUs give --runtime.cpu and start with "
+            "`accelerate launch --multi_gpu --num_processes N`; on GPUs start one process per GPU"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError("the launcher sets gradient accumulation steps: leave that out and give --optim.accumulate")
+    return accelerator, precision
+
+
+def _form(config: Config, precision: Precision, *, timeout: timedelta) -> Accelerator:
     hooks = {"none": "NO", "bf16": "BF16", "fp16": "FP16"}
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=config.runtime.cpu or torch.backends.mps.is_available(),  # Apple's GPUs lack float64, which sums losses
         mixed_precision="no" if precision.name == "fp32" else precision.name,
         dataloader_config=DataLoaderConfiguration(
@@ -130,29 +196,41 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
             InitProcessGroupKwargs(timeout=timeout),
         ],
     )
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != accelerator.num_processes:
-        raise UserError(
-            f"the launcher started {started} processes and Accelerate formed a group of {accelerator.num_processes}: "
-            "they would train independently. On CPUs give --runtime.cpu and start with "
-            "`accelerate launch --multi_gpu --num_processes N`; on GPUs start one process per GPU"
-        )
-    if accelerator.gradient_accumulation_steps != 1:
-        raise UserError("the launcher sets gradient accumulation steps: leave that out and give --optim.accumulate")
-    return accelerator, precision
 
 
-def loopback() -> str | None:
-    """Return the interface over which gloo should connect the ranks, where they are all on this machine.
+def gloo_interface() -> str | None:
+    """Return the network interface over which gloo should connect the ranks; None leaves the choice to it.
 
-    Its connections are neither authenticated nor encrypted. Without a choice it takes the interface of the host's name.
+    By itself it takes the interface of the host's name, which Debian gives a loopback address: other machines would be
+    told to connect to themselves. Where all ranks are on this machine, loopback is right, as gloo's connections are
+    neither authenticated nor encrypted; else it is the interface that leads to rank 0.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1 or world_size != int(os.environ.get("LOCAL_WORLD_SIZE", "0")):
+    if world_size == 1 or "LOCAL_WORLD_SIZE" not in os.environ or "GLOO_SOCKET_IFNAME" in os.environ:
         return None
-    if "GLOO_SOCKET_IFNAME" in os.environ:
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    if world_size == int(os.environ["LOCAL_WORLD_SIZE"]):
+        return loopback
+    try:
+        address = _own_address(os.environ["MASTER_ADDR"])
+    except OSError:
         return None
-    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    interfaces = psutil.net_if_addrs().items()
+    names = [name for name, addresses in interfaces if any(found.address == address for found in addresses)]
+    return next((name for name in names if name != loopback), None)
+
+
+def _own_address(host: str) -> str:
+    """Return the address under which a host sees this one; nothing is sent."""
+    family, *_, target = socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as way:
+        way.connect(target)
+        return str(way.getsockname()[0])
+
+
+def _has_launchers_store() -> bool:
+    """Tell whether the key-value store is the launcher's, which outlives restarts, and not rank 0's own."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _join_again(backend: str, *, timeout: timedelta) -> None:
@@ -160,7 +238,8 @@ def _join_again(backend: str, *, timeout: timedelta) -> None:
 
     Torch's own rendezvous takes it that each restart has a new store (`_create_c10d_store`), but `accelerate launch`
     keeps one for all: ranks would connect to addresses on which nobody listens any more, and fail several times.
-    Accelerate uses the group that it finds.
+    Accelerate uses the group that it finds. launch/multinode.sh has a new store for each restart: launchers on several
+    machines count restarts differently.
     """
     attempt, rank, world_size = (int(os.environ[name]) for name in ("TORCHELASTIC_RESTART_COUNT", "RANK", "WORLD_SIZE"))
     store = dist.TCPStore(  # type: ignore[attr-defined] # missing from its list of names

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist  # noqa: TID251 - its store, beside all groups
+from accelerate.utils import broadcast_object_list
 
 from alexnet_dist.config import first_line
 
@@ -66,6 +68,9 @@ class Heartbeat:
             self._store = dist.TCPStore(  # type: ignore[attr-defined] # missing from its list of names
                 address, port, is_master=False, wait_for_workers=False, timeout=timeout / 2
             )
+            run = [secrets.token_hex(8)]  # the store may outlive restarts, which launchers count differently
+            broadcast_object_list(run)
+            self._keys = [f"alexnet_dist/{run[0]}/{rank}" for rank in range(self._num_ranks)]
             self._tell()
             accelerator.wait_for_everyone()  # asking for what nobody has told would wait
 
@@ -113,17 +118,12 @@ class Heartbeat:
                 print(f"error: {finding}", file=sys.stderr, flush=True)
                 os._exit(EXIT_LOST)
 
-    def _key(self, rank: int) -> str:
-        """Return the rank's key in the store, which outlives the restarts of the launcher."""
-        return f"alexnet_dist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}"
-
     def _tell(self) -> None:
         self._told += 1
-        self._store.set(self._key(self._rank), f"{self._told} {self._progress}")
+        self._store.set(self._keys[self._rank], f"{self._told} {self._progress}")
 
     def _listen(self) -> None:
-        ranks = range(self._num_ranks)
-        for rank, answer in zip(ranks, self._store.multi_get([self._key(rank) for rank in ranks]), strict=True):
+        for rank, answer in enumerate(self._store.multi_get(self._keys)):
             message = answer.decode()
             if rank not in self._heard or self._heard[rank].message != message:
                 self._heard[rank] = _Heard(message, int(message.split()[1]), time.monotonic())

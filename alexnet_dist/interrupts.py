@@ -1,7 +1,7 @@
 """Signals and requests that arrive in the middle of a run, agreed between ranks so that all act at the same step.
 
 SIGTERM and SIGINT ask for a checkpoint and the end, SIGUSR1 and a file `RUN/save` for a checkpoint. The same signal a
-second time does at once what it does in any program.
+second time does at once what it does in any program; SIGTERM only after a while.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 REQUEST = "save"
+REPEAT_SECONDS = 5.0  # in which SIGTERM is the same one: schedulers signal all processes, and launchers pass theirs on
 LOOK_SECONDS = 1.0  # between two looks for the file: a network file system answers in milliseconds
 
 
@@ -69,7 +70,7 @@ class Interrupts:
         """The signal that asked for the end, if it came to this rank."""
         self._request = folder / REQUEST if accelerator.is_main_process else None
         self._own: queue.SimpleQueue[Wish] = queue.SimpleQueue()  # made for signal handlers: nothing is lost in between
-        self._seen: set[int] = set()
+        self._seen: dict[int, float] = {}  # when each signal first came
         self._looked = 0.0
         # Gradients may travel over NCCL, whose results only the device can wait for: this group is the host's.
         several = accelerator.num_processes > 1
@@ -93,10 +94,13 @@ class Interrupts:
     def _take(self, number: int, _frame: FrameType | None) -> None:
         wish = WISHES[signal.Signals(number).name]
         if wish is Wish.STOP:
-            if number in self._seen:  # a launcher turns Ctrl-C into SIGTERM too, so one of each is still the first time
+            patience = REPEAT_SECONDS if number == signal.SIGTERM else 0.0
+            now = time.monotonic()
+            # A launcher turns Ctrl-C into SIGTERM too, so one of each is still the first time.
+            if number in self._seen and now - self._seen[number] >= patience:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
-            self._seen.add(number)
+            self._seen.setdefault(number, now)
             self.signal = signal.Signals(number)
         self.ask(wish)
 

@@ -231,7 +231,7 @@ def world(environment: Mapping[str, str], config: Config, *, asked: int | None, 
     if formed % nodes:
         return Finding("error", "world", f"{formed} processes on {nodes} nodes: --num-processes counts those of all")
     try:
-        distributed.check_launch(config, environment={**environment, "WORLD_SIZE": str(formed)})
+        distributed.check_processes(config, {**environment, "WORLD_SIZE": str(formed)})
     except UserError as error:
         return Finding("error", "world", str(error))
     share = config.data.batch_size // formed

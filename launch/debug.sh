@@ -11,6 +11,9 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 data=(--data.dataset synthetic)
 [[ " $*" == *" --config"* ]] && data=()
+options=(${data[@]+"${data[@]}"} --data.batch-size 16 --data.limit 64 --max-steps 3 --log.every-steps 1
+  --wandb.mode disabled --out-dir "$scratch/run" "$@")
+PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} python -m alexnet_dist.doctor --quiet --num-processes 1 "${options[@]}" ||
+  exit $?
 accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet "$here/train.py" \
-  ${data[@]+"${data[@]}"} --data.batch-size 16 --data.limit 64 --max-steps 3 --log.every-steps 1 \
-  --wandb.mode disabled --out-dir "$scratch/run" "$@"
+  "${options[@]}"

@@ -9,15 +9,15 @@
 # several with 0, or 1 and a line "error: ..." above the launcher's own.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+preflight() {
+  PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} python -m alexnet_dist.doctor --quiet "$@" || exit $?
+}
+
 gpus=0
-if [[ -z ${CPU_RANKS:-} ]] && command -v nvidia-smi >/dev/null; then
-  gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
-fi
-if [[ -n ${CUDA_VISIBLE_DEVICES+set} && $gpus -gt 0 ]]; then
-  gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
-fi
+[[ -n ${CPU_RANKS:-} ]] || gpus=$("$here/launch/gpus.sh")
 
 if ((gpus > 0)); then
+  preflight --num-processes "$gpus" --config-file "$here/accelerate_config.yaml" "$@"
   exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$gpus" "$here/train.py" "$@"
 fi
 ranks=${CPU_RANKS:-1}
@@ -25,9 +25,10 @@ if [[ ! $ranks =~ ^[1-9][0-9]*$ ]]; then
   echo "error: CPU_RANKS must be a number of processes, not '$ranks'" >&2
   exit 2
 fi
+preflight --num-processes "$ranks" ${CPU_RANKS:+--runtime.cpu} "$@"
 if ((ranks > 1)); then
-  exec accelerate launch --multi_gpu --num_processes "$ranks" --num_machines 1 --main_process_ip 127.0.0.1 \
-    --mixed_precision no --dynamo_backend no "$here/train.py" --runtime.cpu "$@"
+  exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$ranks" \
+    --main_process_ip 127.0.0.1 "$here/train.py" --runtime.cpu "$@"
 fi
 # Not by `accelerate launch`, which dies of SIGTERM without passing it on and leaves its one process training.
 exec python "$here/train.py" ${CPU_RANKS:+--runtime.cpu} "$@"

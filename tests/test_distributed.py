@@ -1,9 +1,12 @@
 """Launches that are refused, precision and threads that are chosen, and what ranks tell each other."""
 
+import dataclasses
 import os
 import platform
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,6 +100,108 @@ def test_batch_that_processes_cannot_share(batch_size, world_size, accumulate, n
     assert (f"--optim.accumulate {accumulate}" in message) == (accumulate > 1)
     for value in map(int, nearest.split(" or ")):
         distributed.check_launch(config_for(batch_size=value, accumulate=accumulate, cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "local_rank", "ends_it"),
+    [
+        ({}, "0", False),
+        ({"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_MAX_RESTARTS": "0"}, "0", False),
+        ({"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_MAX_RESTARTS": "3"}, "0", True),
+        ({"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_MAX_RESTARTS": "3"}, "1", True),
+    ],
+)
+def test_a_refusal_ends_a_launcher_that_would_start_it_again(launcher, local_rank, ends_it, monkeypatch, tmp_path):
+    """The first process of a machine does, once it has printed the error; the others would be too early."""
+    for name, value in {**launcher, "WORLD_SIZE": "3", "LOCAL_RANK": local_rank}.items():
+        monkeypatch.setenv(name, value)
+    later, slept = [], []
+    monkeypatch.setattr(distributed.atexit, "register", lambda *call: later.append(call))
+    monkeypatch.setattr(distributed.time, "sleep", slept.append)
+    config = dataclasses.replace(config_for(cpu=True), out_dir=tmp_path)
+    with pytest.raises(UserError, match="does not divide by 3 processes"):
+        distributed.check_launch(config)
+    assert later == ([(os.kill, os.getppid(), signal.SIGTERM)] if ends_it else [])
+    assert slept == ([distributed.WAIT_FOR_FIRST] if ends_it and local_rank == "1" else [])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "accumulate", "odd"),
+    [
+        ("2:4", 1, "3"),
+        ("1:8", 1, "3, 5, 6, 7"),
+        ("2:4", 3, "2, 3, 4"),
+        ("1:2", 1, None),
+        ("2:2", 1, None),
+        ("3", 1, None),
+        ("", 1, None),
+    ],
+)
+def test_sizes_that_a_run_would_end_at_are_named_before(nodes, accumulate, odd, monkeypatch, caplog):
+    for name, value in {"PET_NNODES": nodes, "LOCAL_WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    distributed._warn_of_sizes(256, accumulate=accumulate)
+    warned = [record.getMessage() for record in caplog.records]
+    expected = f"--data.batch-size 256 does not divide by the processes of {odd} machines"
+    assert [expected in message for message in warned] == ([True] if odd else [])
+
+
+# ---- several machines -----------------------------------------------------------------------------------------------
+
+INTERFACES = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7"], "ib0": ["10.1.0.7", "fd00::7"]}
+
+
+@pytest.mark.parametrize(
+    ("own_address", "chosen", "interface"),
+    [
+        ("10.1.0.7", None, "ib0"),
+        ("fd00::7", None, "ib0"),
+        ("127.0.1.1", None, None),  # Debian's for rank 0's own name: gloo may know better
+        ("127.0.0.1", None, None),
+        (None, None, None),
+        ("10.1.0.7", "eth0", None),  # the user's choice stays
+    ],
+)
+def test_gloo_takes_the_interface_that_leads_to_rank_0(own_address, chosen, interface, monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "there"}.items():
+        monkeypatch.setenv(name, value)
+    if chosen:
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", chosen)
+
+    def towards(host):
+        assert host == "there"
+        if own_address is None:
+            raise OSError("Name or service not known")
+        return own_address
+
+    found = {name: [SimpleNamespace(address=one) for one in addresses] for name, addresses in INTERFACES.items()}
+    monkeypatch.setattr(distributed.psutil, "net_if_addrs", lambda: found)
+    monkeypatch.setattr(distributed, "_own_address", towards)
+    assert distributed.gloo_interface() == interface
+
+
+def test_the_own_address_is_that_of_the_way():
+    assert distributed._own_address("127.0.0.1") == "127.0.0.1"
+    with pytest.raises(OSError, match=r"known|associated|resolution"):
+        distributed._own_address("no-such-host.invalid")
+
+
+@pytest.mark.parametrize("started", ["1", "4"])
+def test_processes_that_do_not_find_each_other_are_one_line(started, monkeypatch):
+    def form(*_arguments, **_keywords):
+        raise RuntimeError("Timed out after 601 seconds waiting for clients. 1/4 clients joined.")
+
+    monkeypatch.setenv("WORLD_SIZE", started)
+    monkeypatch.setattr(distributed, "_form", form)
+    if started == "1":
+        with pytest.raises(RuntimeError, match="Timed out"):
+            distributed.make_accelerator(config_for(cpu=True))
+    else:
+        with pytest.raises(
+            UserError, match=r"the 4 processes have not found each other within 600 s \(Timed out.*wall"
+        ):
+            distributed.make_accelerator(config_for(cpu=True))
 
 
 # ---- precision ------------------------------------------------------------------------------------------------------

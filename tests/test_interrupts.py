@@ -84,13 +84,19 @@ import signal, sys
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from alexnet_dist.interrupts import Interrupts
+from alexnet_dist import interrupts
+interrupts.REPEAT_SECONDS = float(sys.argv[2])
 alone = SimpleNamespace(is_main_process=True, num_processes=1)
-with Interrupts(alone, Path(sys.argv[1]), timeout=timedelta(seconds=1)).listening():
-    for name in sys.argv[2:]:
+with interrupts.Interrupts(alone, Path(sys.argv[1]), timeout=timedelta(seconds=1)).listening():
+    for name in sys.argv[3:]:
         signal.raise_signal(signal.Signals[name])
 print("alive")
 """
+
+
+def ending(folder, signals, *, repeat_seconds):
+    command = [sys.executable, "-c", SECOND_SIGNAL, str(folder), str(repeat_seconds), *signals]
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT).returncode
 
 
 @pytest.mark.parametrize(
@@ -98,9 +104,13 @@ print("alive")
     [(["SIGTERM"], 0), (["SIGINT", "SIGTERM"], 0), (["SIGTERM"] * 2, -15), (["SIGINT", "SIGTERM", "SIGINT"], -2)],
 )
 def test_the_same_signal_again_ends_at_once(tmp_path, signals, code):
-    command = [sys.executable, "-c", SECOND_SIGNAL, str(tmp_path), *signals]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-    assert ended.returncode == code, ended.stderr
+    assert ending(tmp_path, signals, repeat_seconds=0) == code
+
+
+def test_sigterm_from_a_scheduler_and_once_more_from_the_launcher_is_one(tmp_path):
+    """SLURM signals all processes of a step, and the launcher among them passes its own on to its ranks."""
+    assert ending(tmp_path, ["SIGTERM"] * 2, repeat_seconds=60) == 0
+    assert ending(tmp_path, ["SIGINT"] * 2, repeat_seconds=60) == -2
 
 
 @pytest.fixture(scope="module")

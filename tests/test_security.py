@@ -120,7 +120,7 @@ def test_an_image_that_claims_to_be_vast_is_refused_by_its_header():
 
 @pytest.mark.parametrize(
     ("ranks", "on_this_host", "chosen", "expected"),
-    [(2, 2, None, True), (4, 2, None, False), (1, 1, None, False), (2, 2, "eth7", False)],
+    [(2, 2, None, True), (1, 1, None, False), (2, 2, "eth7", False)],
 )
 def test_ranks_of_one_machine_talk_over_its_loopback_interface(monkeypatch, ranks, on_this_host, chosen, expected):
     """S12: gloo's connections ask nobody who they are."""
@@ -129,6 +129,6 @@ def test_ranks_of_one_machine_talk_over_its_loopback_interface(monkeypatch, rank
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     if chosen:
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", chosen)
-    found = distributed.loopback()
+    found = distributed.gloo_interface()
     assert (found is not None) == expected
     assert found is None or found.startswith("lo")

@@ -47,6 +47,16 @@ def run(folder: Path, *flags: str, real: bool = False, reported: bool = False) -
     return folder
 
 
+def beside_launch_scripts(folder: Path) -> Path:
+    """Make a folder like the repository's, whose train.py has the tiny network, and return its launch/."""
+    tests = Path(__file__).parent
+    for name in ("launch", "accelerate_config.yaml"):
+        (folder / name).symlink_to(tests.parent / name)
+    start = f"sys.path.insert(0, '{tests}')\nrunpy.run_path('{tests}/tiny_train.py', run_name='__main__')"
+    (folder / "train.py").write_text(f"import runpy, sys\n{start}\n")
+    return folder / "launch"
+
+
 def run_with_ids(folder: Path, flags: list[str]) -> list[list[int]]:
     """Train in this process and return this rank's image ids of each step."""
     seen: list[list[int]] = []

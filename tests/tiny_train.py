@@ -1,11 +1,14 @@
 """train.py with the tiny network, as a launcher starts it; it notes where it is, for tests that kill it.
 
 The folder CHAOS gets `rank<R>`, which says where the rank is at this moment, and `ledger.jsonl`, a line for each
-optimizer step of each rank. Both outlive a SIGKILL to the byte. CHAOS_SLOW_HASH lengthens saves by seconds a file.
+optimizer step of each rank. Both outlive a SIGKILL to the byte. CHAOS_SLOW_HASH lengthens saves by seconds a file,
+CHAOS_SLOW_STEP steps by seconds. While the folder holds a file `hold`, no step goes on. Each decoding of a data set
+adds its host's name to `decoded`.
 """
 
 import json
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -38,18 +41,28 @@ if __name__ == "__main__":
     import torchvision
 
     import train
-    from alexnet_dist import distributed, engine, files, heartbeat, report
+    from alexnet_dist import cache, distributed, engine, files, heartbeat, report
     from alexnet_dist.config import parse
 
-    step_of, sha256 = engine._train_step, files.sha256
+    step_of, assemble, sha256 = engine._train_step, cache.assemble, files.sha256
 
     def noted_step(job, batch, draws, **keywords):
         at("step", keywords["step"])
+        time.sleep(float(os.environ.get("CHAOS_SLOW_STEP", "0")))
+        while (FOLDER / "hold").exists():
+            time.sleep(0.02)
         result = step_of(job, batch, draws, **keywords)
-        line = {"attempt": ATTEMPT, "rank": RANK, "step": keywords["step"], "seed": torch.initial_seed()}
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        own = {"host": socket.gethostname(), "world": world}
+        line = {**own, "attempt": ATTEMPT, "rank": RANK, "step": keywords["step"], "seed": torch.initial_seed()}
         os.write(LEDGER, json.dumps({**line, "ids": batch["ids"].tolist()}).encode() + b"\n")
         at("between", keywords["step"])
         return result
+
+    def noted_assembly(*arguments):
+        with (FOLDER / "decoded").open("a") as file:
+            file.write(socket.gethostname() + "\n")
+        return assemble(*arguments)
 
     def slow_sha256(path):
         time.sleep(float(os.environ.get("CHAOS_SLOW_HASH", "0")))
@@ -60,6 +73,7 @@ if __name__ == "__main__":
     heartbeat.PERIOD = 0.2
     report.write = lambda _: None  # half a second
     files.sha256 = slow_sha256
+    cache.assemble = noted_assembly
     engine._train_step = noted_step
     engine.evaluate = within("evaluate", engine.evaluate)
     train.resume = within("resume", train.resume)
