@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hosts import Network, needs_hosts
 from ranks import run_ranks
-from tiny import beside_launch_scripts, equal, losses, records, run, run_with_ids, summary, weights
+from tiny import FLAGS, beside_launch_scripts, equal, losses, records, run, run_with_ids, summary, weights
 
 SAME = ["--model.dropout", "0", "--data.limit", "163"]  # 10 batches of 16 an epoch, and 3 images left out
 TIMEOUT = 10  # seconds without progress
@@ -26,18 +26,25 @@ QUICK = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3,read
 class Cluster:
     """Launchers of one run, by launch/multinode.sh as it is shipped, beside a train.py that has the tiny network."""
 
-    def __init__(self, network, folder, *flags, nodes, ranks=1, **variables):
-        self.network, self.folder, self.flags = network, folder, flags
+    def __init__(self, network, folder, *flags, nodes, ranks=1, preflight=False, **variables):
+        self.network, self.folder = network, folder
+        self.flags = [*FLAGS, *SAME, *flags]  # the preflight has to see what the train.py here adds by itself
         self.run, self.notes = folder / "run", folder / "notes"
         self.notes.mkdir(parents=True)
         self.script = beside_launch_scripts(folder) / "multinode.sh"
-        own = {"NNODES": nodes, "RDZV": "h0:29500", "CPU_RANKS": str(ranks), "OMP_NUM_THREADS": THREADS}
+        own = {
+            "ALEXNET_DIST_SKIP_DOCTOR": str(int(not preflight)),
+            "NNODES": nodes,
+            "RDZV": "h0:29500",
+            "CPU_RANKS": str(ranks),
+            "OMP_NUM_THREADS": THREADS,
+        }
         self.variables = {**own, "CHAOS": str(self.notes), "RDZV_CONF": QUICK, **variables}
         self.launched = {}
 
     def start(self, *indices):
         """Give the one command on some hosts."""
-        command = [str(self.script), *SAME, *self.flags, "--out-dir", str(self.run)]
+        command = [str(self.script), *self.flags, "--out-dir", str(self.run)]
         for index in indices:
             host = self.network.hosts[index]
             output = self.folder / f"output{index}"
@@ -125,13 +132,14 @@ def files_of(folder):
 )
 @needs_hosts
 def test_hosts_compute_what_one_process_does(tmp_path, alone, num_hosts, ranks):
-    """The same images, losses and evaluations; one W&B run and one set of files."""
+    """The same images, losses and evaluations; one W&B run and one set of files. With the preflight, as shipped."""
     tracked = ["--log.trackers", "wandb", "--wandb.mode", "offline"]
     with Network(num_hosts) as network:
         for host in network.hosts:
             host.is_debian = True
         settings = {"RDZV": f"{network.hosts[0].address}:29500", "WANDB_MODE": "offline"}
-        cluster = Cluster(network, tmp_path, *tracked, nodes=str(num_hosts), ranks=ranks, **settings)
+        nodes = str(num_hosts)
+        cluster = Cluster(network, tmp_path, *tracked, nodes=nodes, ranks=ranks, preflight=True, **settings)
         cluster.start(*range(num_hosts))
         assert cluster.finish() == [0] * num_hosts, cluster.text()
     check_same_as_alone(cluster, alone, world=num_hosts * ranks)
@@ -166,6 +174,23 @@ def test_a_mistake_is_one_line_on_each_host_and_ends_all_without_restarts(tmp_pa
             lines = [line for line in launched.text.splitlines() if line.startswith("error: ")]
             assert len(lines) == 1, launched.text
             assert "--data.batch-size 15 is the global batch and does not divide by 2 processes" in lines[0]
+    assert not cluster.run.exists()
+
+
+@needs_hosts
+def test_the_preflight_lets_no_host_begin_where_one_could_not(tmp_path):
+    """The second host was given another learning rate; both say so, and nothing is started."""
+    with Network(2) as network:
+        cluster = Cluster(network, tmp_path, nodes="2", preflight=True)
+        cluster.start(0)
+        cluster.flags = [*cluster.flags, "--optim.lr", "0.5"]
+        cluster.start(1)
+        assert cluster.finish() == [2, 2]
+        for launched in cluster.launched.values():
+            assert re.search(
+                r"^error +options +optim.lr is 0.0005 on node 0 \(h0\) and 0.5 on node 1", launched.text, re.M
+            )
+            assert "accelerate" not in launched.text
     assert not cluster.run.exists()
 
 
