@@ -208,16 +208,25 @@ def gloo_interface() -> str | None:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1 or "LOCAL_WORLD_SIZE" not in os.environ or "GLOO_SOCKET_IFNAME" in os.environ:
         return None
-    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if world_size == int(os.environ["LOCAL_WORLD_SIZE"]):
-        return loopback
+        return _loopback()
+    found = interface_towards(os.environ["MASTER_ADDR"])
+    return None if found == _loopback() else found
+
+
+def _loopback() -> str | None:
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+
+
+def interface_towards(host: str) -> str | None:
+    """Return the network interface by which a packet to a host would leave, or None for an unknown host."""
     try:
-        address = _own_address(os.environ["MASTER_ADDR"])
+        address = _own_address(host)
     except OSError:
         return None
     interfaces = psutil.net_if_addrs().items()
     names = [name for name, addresses in interfaces if any(found.address == address for found in addresses)]
-    return next((name for name in names if name != loopback), None)
+    return next((name for name in names if name != _loopback()), names[0] if names else None)
 
 
 def _own_address(host: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alexnet_dist.config import UserError, first_line
+from alexnet_dist.distributed import interface_towards
 from alexnet_dist.probes import Finding, within
 
 if TYPE_CHECKING:
@@ -97,15 +98,13 @@ def launcher_port(environment: Mapping[str, str], *, processes: int) -> Finding 
     return Finding("warning", "port", f"{message} choose one by itself")
 
 
-def interface(environment: Mapping[str, str], nodes: Nodes, *, host: str | None = None) -> Finding | None:
-    """Look where gloo would listen, over which ranks of several nodes agree even where NCCL sums gradients.
+def interface(environment: Mapping[str, str], nodes: Nodes) -> Finding | None:
+    """Look where gloo will listen, over which ranks of several nodes agree even where NCCL sums gradients.
 
     Args:
         environment: with GLOO_SOCKET_IFNAME, if it is set.
         nodes: who is to meet; on a loopback address they are all on this machine.
-        host: this machine's name, whose address gloo takes by itself.
     """
-    host = host or socket.gethostname()
     known = [name for _, name in socket.if_nameindex()]
     others = ", ".join(name for name in known if name != "lo")
     if chosen := environment.get("GLOO_SOCKET_IFNAME"):
@@ -114,15 +113,12 @@ def interface(environment: Mapping[str, str], nodes: Nodes, *, host: str | None 
         return Finding("ok", "interface", f"{chosen}, by GLOO_SOCKET_IFNAME")
     if all(map(is_loopback, addresses(nodes.host))):
         return None
-    found = addresses(host)
-    if all(map(is_loopback, found)):
-        return Finding(
-            "error",
-            "interface",
-            f"this machine's name, {host}, stands for {found[0] if found else 'no address'}, so other nodes could not "
-            f"connect to its ranks: set GLOO_SOCKET_IFNAME to the interface towards them ({others})",
-        )
-    return Finding("ok", "interface", f"{found[0]}, by the name {host}")
+    if name := interface_towards(nodes.host):
+        return Finding("ok", "interface", f"{name}, towards {nodes.host}")
+    message = (
+        f"nothing leads to {nodes.host}: set GLOO_SOCKET_IFNAME to the interface towards the other nodes ({others})"
+    )
+    return Finding("error", "interface", message)
 
 
 def connect(host: str, port: int, *, until: float) -> socket.socket:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist  # noqa: TID251 - an all-reduce to be timed, without Accelerate's copy of the tensor
 from accelerate.utils import gather_object
 
+from alexnet_dist.distributed import interface_towards
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -93,25 +95,12 @@ def interconnect(environment: Mapping[str, str], *, sysfs: Path = SYSFS) -> str:
     for state in sorted(sysfs.glob("infiniband/*/ports/*/state")):
         if "ACTIVE" in _read(state) and environment.get("NCCL_IB_DISABLE", "0") == "0" and torch.cuda.is_available():
             return f"{state.parts[-4]} ({_read(state.with_name('rate'))})"
-    name = environment.get("GLOO_SOCKET_IFNAME") or environment.get("NCCL_SOCKET_IFNAME") or _towards(environment)
+    name = environment.get("GLOO_SOCKET_IFNAME") or environment.get("NCCL_SOCKET_IFNAME")
+    name = name or interface_towards(environment.get("MASTER_ADDR", "127.0.0.1"))
     if name is None:
         return "an unknown link"
     speed = _read(sysfs / "net" / name / "speed")
     return f"{name} ({int(speed):,} Mbit/s)" if speed.isdigit() and int(speed) > 0 else name
-
-
-def _towards(environment: Mapping[str, str]) -> str | None:
-    """Return the interface whose address a packet to MASTER_ADDR would bear; nothing is sent."""
-    import psutil
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((environment.get("MASTER_ADDR", "127.0.0.1"), 9))
-            own = probe.getsockname()[0]
-        except OSError:
-            return None
-    interfaces = psutil.net_if_addrs().items()
-    return next((name for name, addresses in interfaces if own in (address.address for address in addresses)), None)
 
 
 def _joined(where: list[tuple[str, str, str]]) -> str:

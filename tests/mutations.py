@@ -592,10 +592,10 @@ MUTATIONS += [
         ),
         (
             "interface",
-            "a name that means the machine itself passes",
+            "a host to which nothing leads passes",
             "rendezvous",
-            "    found = addresses(host)\n",
-            '    found = ["192.0.2.7"]\n',
+            "    if name := interface_towards(nodes.host):\n",
+            '    if name := "eth0":\n',
             "test_interface",
         ),
         (

@@ -350,12 +350,13 @@ def test_the_port_of_a_single_node(monkeypatch, taken):
     assert_says(rendezvous.launcher_port({}, processes=2), "warning", f"{taken} is taken", "--main_process_port 0")
 
 
-def test_interface():
+def test_interface(monkeypatch):
     afar = nodes_at("192.0.2.1", rank=1)
-    assert rendezvous.interface({}, nodes_at(), host="127.0.0.1") is None
-    assert_says(rendezvous.interface({}, afar, host="192.0.2.7"), "ok", "192.0.2.7")
-    assert_says(rendezvous.interface({}, afar, host="127.0.1.1"), "error", "stands for 127.0.1.1", "GLOO_SOCKET_IFNAME")
-    assert_says(rendezvous.interface({}, afar, host="nowhere.invalid"), "error", "stands for no address")
+    assert rendezvous.interface({}, nodes_at()) is None
+    monkeypatch.setattr(rendezvous, "interface_towards", lambda host: f"eth3@{host}")
+    assert_says(rendezvous.interface({}, afar), "ok", "eth3@", f"towards {afar.host}")
+    monkeypatch.setattr(rendezvous, "interface_towards", lambda _: None)
+    assert_says(rendezvous.interface({}, afar), "error", "nothing leads to", "GLOO_SOCKET_IFNAME")
     assert_says(rendezvous.interface({"GLOO_SOCKET_IFNAME": "lo"}, afar), "ok", "lo, by GLOO_SOCKET_IFNAME")
     assert_says(rendezvous.interface({"GLOO_SOCKET_IFNAME": "eth77"}, afar), "error", "no eth77 here")
 
