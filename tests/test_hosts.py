@@ -14,6 +14,7 @@ from ranks import run_ranks
 from tiny import FLAGS, beside_launch_scripts, equal, losses, records, run, run_with_ids, summary, weights
 
 SAME = ["--model.dropout", "0", "--data.limit", "163"]  # 10 batches of 16 an epoch, and 3 images left out
+SGD = ["--optim.name", "sgd", "--optim.lr", "0.05"]
 TIMEOUT = 10  # seconds without progress
 GRACE = 20  # for messages, and for a busy machine
 START = 240  # seconds in which a busy machine starts several launchers and ranks
@@ -110,13 +111,22 @@ def alone(tmp_path_factory):
     return folder, run_with_ids(folder, ["--runtime.cpu", *SAME])
 
 
-def check_same_as_alone(cluster, alone, *, world):
+@pytest.fixture(scope="module")
+def descended(tmp_path_factory):
+    """The same with SGD."""
+    folder = tmp_path_factory.mktemp("descended") / "run"
+    return folder, run_with_ids(folder, ["--runtime.cpu", *SAME, *SGD])
+
+
+def check_same_as_alone(cluster, alone, *, world, rel=1e-3):
+    """Adam divides a gradient by its own size, by which rounding grows: 1e-5 holds for its first steps, and for SGD."""
     assert cluster.order() == alone[1]
-    assert losses(cluster.run) == pytest.approx(losses(alone[0]), rel=1e-5)
+    ours, theirs = losses(cluster.run), losses(alone[0])
+    assert ours == pytest.approx(theirs, rel=rel)
     found, expected = (
         [record["val/top1"] for record in records(run) if "val/top1" in record] for run in (cluster.run, alone[0])
     )
-    assert found == expected
+    assert found == pytest.approx(expected, abs=100 * rel)
     assert {len(lines) for lines in cluster.counted()} == {world}
     assert summary(cluster.run)["world_size"] == world
     assert all(record["val/num_images"] == 163 for record in records(cluster.run) if "val/num_images" in record)
@@ -131,7 +141,7 @@ def files_of(folder):
     [(2, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(2, 2), (4, 1), (4, 2)])],
 )
 @needs_hosts
-def test_hosts_compute_what_one_process_does(tmp_path, alone, num_hosts, ranks):
+def test_hosts_compute_what_one_process_does(tmp_path, descended, num_hosts, ranks):
     """The same images, losses and evaluations; one W&B run and one set of files. With the preflight, as shipped."""
     tracked = ["--log.trackers", "wandb", "--wandb.mode", "offline"]
     with Network(num_hosts) as network:
@@ -139,12 +149,12 @@ def test_hosts_compute_what_one_process_does(tmp_path, alone, num_hosts, ranks):
             host.is_debian = True
         settings = {"RDZV": f"{network.hosts[0].address}:29500", "WANDB_MODE": "offline"}
         nodes = str(num_hosts)
-        cluster = Cluster(network, tmp_path, *tracked, nodes=nodes, ranks=ranks, preflight=True, **settings)
+        cluster = Cluster(network, tmp_path, *tracked, *SGD, nodes=nodes, ranks=ranks, preflight=True, **settings)
         cluster.start(*range(num_hosts))
         assert cluster.finish() == [0] * num_hosts, cluster.text()
-    check_same_as_alone(cluster, alone, world=num_hosts * ranks)
+    check_same_as_alone(cluster, descended, world=num_hosts * ranks, rel=1e-5)
     assert len(list((cluster.run / "wandb").glob("offline-run-*"))) == 1
-    assert files_of(cluster.run) == files_of(alone[0])
+    assert files_of(cluster.run) == files_of(descended[0])
     assert cluster.text().count("-- result --") == 1
 
 
