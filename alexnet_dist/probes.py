@@ -328,6 +328,6 @@ def _fault_in_kind(kind: str, processes: object, *, use_cpu: bool, gpus: int) ->
             f"{kind} starts one process and not {processes}: write MULTI_GPU, and give --runtime.cpu where there are "
             f"no GPUs; CPU_RANKS={processes} {FILL_IN}"
         )
-    if kind == "MULTI_GPU" and not gpus and not use_cpu:
+    if kind == "MULTI_GPU" and not gpus and not use_cpu and processes != 1:
         return "MULTI_GPU on a machine without GPUs starts unconnected copies: give --runtime.cpu, or start one process"
     return None

@@ -10,14 +10,15 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 preflight() {
-  PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} python -m alexnet_dist.doctor --quiet "$@" || exit $?
+  PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} python -m alexnet_dist.doctor --quiet \
+    --config-file "$here/accelerate_config.yaml" "$@" || exit $?
 }
 
 gpus=0
 [[ -n ${CPU_RANKS:-} ]] || gpus=$("$here/launch/gpus.sh")
 
 if ((gpus > 0)); then
-  preflight --num-processes "$gpus" --config-file "$here/accelerate_config.yaml" "$@"
+  preflight --num-processes "$gpus" "$@"
   exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$gpus" "$here/train.py" "$@"
 fi
 ranks=${CPU_RANKS:-1}

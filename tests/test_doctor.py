@@ -273,6 +273,7 @@ QUOTED = 'distributed_type: "MULTI_GPU"\nmixed_precision: "no"\n'
         (QUOTED, [], 2, 2, None),
         ('distributed_type: "NO"', [], None, 0, None),
         (QUOTED + "num_processes: 2", ["--runtime.cpu"], None, 0, None),
+        (QUOTED, [], 1, 0, None),
         (QUOTED, [], None, 2, "num_processes is missing"),  # G1
         (QUOTED + "num_processes: 2", [], None, 0, "MULTI_GPU on a machine without GPUs"),  # G2
         ('distributed_type: "MULTI_CPU"\nnum_processes: 2', ["--runtime.cpu"], None, 0, "MULTI_CPU starts one"),  # G3

@@ -107,7 +107,7 @@ def test_shellcheck_finds_nothing():
 PREFLIGHTS = {
     "node.sh": ({}, ["--num-processes", "1"]),
     "node.sh on ranks": ({"CPU_RANKS": "2"}, ["--num-processes", "2", "--runtime.cpu"]),
-    "node.sh on GPUs": ({"GPUS": "4"}, ["--num-processes", "4", "--config-file", str(YAML_FILE)]),
+    "node.sh on GPUs": ({"GPUS": "4"}, ["--num-processes", "4"]),
     "debug.sh": ({}, ["--num-processes", "1"]),
     "multinode.sh": (
         {"NNODES": "2:3", "RDZV": "host0:29500", "CPU_RANKS": "2"},

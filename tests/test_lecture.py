@@ -73,7 +73,7 @@ def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypa
     assert losses[0] == pytest.approx(2.3026, abs=0.02)
 
 
-def _no_evaluation(job):
+def _no_evaluation(job, *, mirrored):  # noqa: ARG001
     """Stand in for the evaluation, which this test does not look at."""
     confusion = torch.eye(job.num_classes, dtype=torch.int64).numpy()
     return engine.Evaluation(loss=0.0, confusion=confusion, num_top5=0, worst=())

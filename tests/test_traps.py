@@ -130,7 +130,8 @@ def test_g5_and_g6_cores_are_shared_and_a_file_that_nobody_named_is_not_read(des
     """The launcher sets OMP_NUM_THREADS=1, and reads a default file from a cache where no other is named."""
     hostile = own_file(num_machines=2, machine_rank=1, gpu_ids="0", mixed_precision="fp16", debug=True)
     desk.write(f"{os.environ['XDG_CACHE_HOME']}/huggingface/accelerate/default_config.yaml", hostile)
-    ended = desk.type(str(desk.folder / "launch/node.sh"), "--runtime.precision", "auto", CPU_RANKS="2")
+    flags = ["--data.dataset", "synthetic", "--data.batch-size", "16", "--runtime.precision", "auto"]
+    ended = desk.type(str(desk.folder / "launch/node.sh"), *flags, CPU_RANKS="2")
     assert ended.returncode == 0, ended.stderr
     assert summary(desk.run)["world_size"] == 2
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
