@@ -189,7 +189,7 @@ def check_repeats(folder, undisturbed):
 
 
 def check_continuation(folder, kills):
-    """No attempt begins before the newest checkpoint, nor after what was computed: survivors may have saved meanwhile."""
+    """No attempt begins before the newest checkpoint, nor after what was computed: survivors may have saved."""
     first, taken = {}, {}
     for line in ledger(folder):
         first[line["attempt"]] = min(line["step"], first.get(line["attempt"], line["step"]))

@@ -90,7 +90,7 @@ def test_the_slider_moves_all_pictures_by_keyboard(visit, path):
     assert second[1].startswith(f"epoch 2 of {EPOCHS}, step 20")
     assert second[2] == f"epoch 2 of {EPOCHS}"
     changed = [before != after for before, after in zip(first[0], second[0], strict=True)]
-    assert changed == [False, True, True] * 3, "before, now, difference"
+    assert changed == [False, True, True] * 4, "before, now, difference"
     assert "relative change 0.2000" in page.inner_text("[data-text='0-conv1']")
     assert page.get_attribute("#epoch-text", "aria-live") == "polite"
 

@@ -111,7 +111,7 @@ def check_complete(server, folder, *, after=0, tables=True):
     assert steps(held.numbers) == steps(records(run))
     for epoch in range(after + 1, EPOCHS + 1):
         pictures = list((run / f"figures/epoch_{epoch:04d}").glob("[!e]*.png"))  # but errors.png
-        assert len(pictures) == 10, "before, now and diff of conv1, conv2 and conv2's overview, and their summary"
+        assert len(pictures) == 13, "before, now and diff of four sets of kernels, and the summary"
         for path in pictures:
             assert sent(server, folder, held, f"kernels/{path.stem}", epoch) == {path.read_bytes()}, path
         for table in sent(server, folder, held, "confusion_table", epoch):
