@@ -143,5 +143,5 @@ def test_g5_and_g6_cores_are_shared_and_a_file_that_nobody_named_is_not_read(des
 def test_g6_what_a_file_that_nobody_named_does_is_an_error_where_it_cannot_be_right(desk):
     default = own_file(num_processes=2)
     desk.write(f"{os.environ['XDG_CACHE_HOME']}/huggingface/accelerate/default_config.yaml", default)
-    ended = desk.type("accelerate", "launch", "train.py")
+    ended = desk.type("accelerate", "launch", "--main_process_port", "0", "train.py")  # another test may have 29500
     check_refused(desk, ended, "error: the launcher started 2 processes and there is no GPU")
