@@ -19,12 +19,15 @@ from alexnet_dist.config import Config, UserError, parse, to_dict
 logger = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+WAIT_FOR_FIRST = 10.0  # seconds; the launcher cuts them short once the first has ended
 
 
 def fail(message: str, *, code: int, common: bool = True) -> NoReturn:
     """End with one line, printed once per host where every rank comes here with the same fault."""
     if not common or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(WAIT_FOR_FIRST)  # a launcher that sees this one end ends the first, which may not have printed yet
     sys.exit(code)
 
 
