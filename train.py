@@ -26,7 +26,7 @@ def fail(message: str, *, code: int, common: bool = True) -> NoReturn:
     """End with one line, printed once per host where every rank comes here with the same fault."""
     if not common or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
-    else:
+    elif code == EXIT_USER:
         time.sleep(WAIT_FOR_FIRST)  # a launcher that sees this one end ends the first, which may not have printed yet
     sys.exit(code)
 
