@@ -26,11 +26,12 @@ from alexnet_dist.decode import decode
 from alexnet_dist.imagedata import ImageData, Split, assemble, fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
 CIFAR10_ON_HUB = "uoft-cs/cifar10"
+ANSWER_SECONDS = 5.0  # for a server to say anything at all
 
 
 class HubUnreachableError(UserError):
@@ -81,18 +82,27 @@ def _load_named(name: str, config: DataConfig) -> ImageData:
         return _digits()
     if name == "synthetic":
         return _synthetic()
-    cache = config.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
+    place = cache_place(config, os.environ)
     if name == "cifar10":
         name = CIFAR10_ON_HUB
     elif _is_folder(name):
         source = Path(name).resolve()
-        return cached(cache, _folder_digest(source), source.name, lambda: _read_folder(source))
+        return cached(place, _folder_digest(source), source.name, lambda: _read_folder(source))
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(
             f"--data.dataset {name}: not cifar10, digits, synthetic, a folder that exists, or a Hub id (owner/name)"
         )
-    key = hashlib.sha256(f"{name}@{config.revision or 'main'}".encode()).hexdigest()
-    return cached(cache, key, name, lambda: _read_hub(name, config.revision))
+    return cached(place, hub_key(name, config.revision), name, lambda: _read_hub(name, config.revision))
+
+
+def cache_place(config: DataConfig, environment: Mapping[str, str]) -> Path:
+    """Return the folder that holds decoded data sets."""
+    return config.cache_dir or Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
+
+
+def hub_key(name: str, revision: str | None) -> str:
+    """Return by what the cache knows a data set of the Hub: SHA-256 in hex of its id and revision."""
+    return hashlib.sha256(f"{name}@{revision or 'main'}".encode()).hexdigest()
 
 
 def _is_folder(name: str) -> bool:
@@ -168,7 +178,8 @@ def _unusable_parquet(folder: Path) -> str | None:
 
 
 def _read_hub(name: str, revision: str | None) -> tuple[Split, Split, tuple[str, ...]]:
-    if not _hub_answers():
+    url = hub(os.environ)
+    if url is None or not answers(url):  # its client would retry for half a minute before it says so
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by the import below: use the Hub's own cache or fail at once
     import datasets
     import huggingface_hub.errors
@@ -192,15 +203,19 @@ def _read_hub(name: str, revision: str | None) -> tuple[Split, Split, tuple[str,
         return decode(splits, name)
 
 
-def _hub_answers() -> bool:
-    """Ask once, for five seconds: the Hub's client would retry for half a minute before it says that it is offline."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+def hub(environment: Mapping[str, str]) -> str | None:
+    """Return the Hub's address, unless the environment says to stay away from it; `datasets` reads the same names."""
+    offline = environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    return None if offline else environment.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def answers(url: str, *, seconds: float = ANSWER_SECONDS) -> bool:
+    """Tell whether a server answers at all; nothing is sent that says who asks."""
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5).close()  # noqa: S310
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the user's own address
+        urllib.request.urlopen(request, timeout=seconds).close()  # noqa: S310
     except urllib.error.HTTPError:
-        return True  # any answer is an answer
+        return True  # any answer is one
     except (OSError, ValueError, http.client.HTTPException):
         return False
     return True

@@ -5,15 +5,12 @@ Nothing is left behind, and servers are asked whether they answer and nothing el
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import importlib.util
 import os
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NUM_PARAMETERS = 57_044_810  # with ten classes; a thousand have 7 % more
-ANSWER_SECONDS = 5.0  # for a server to say anything at all
 
 
 # ---- the run folder -------------------------------------------------------------------------------------------------
@@ -89,21 +85,10 @@ def disk(config: Config) -> Finding:
     return Finding("ok", "disk", f"{plan}, and the run holds up to {keep + 2}")
 
 
-def answers(url: str, *, seconds: float = ANSWER_SECONDS) -> bool:
-    """Tell whether a server answers at all; nothing is sent that says who asks."""
-
-    def ask() -> bool:
-        try:
-            request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the user's own address
-            urllib.request.urlopen(request, timeout=seconds).close()  # noqa: S310
-        except urllib.error.HTTPError:
-            return True  # any answer is one
-        except (OSError, ValueError, http.client.HTTPException):
-            return False
-        return True
-
+def answers(url: str) -> bool:
+    """Tell whether a server answers at all, in a time that includes looking up its name, which has no limit."""
     try:
-        return within(seconds + 1, ask)  # looking up a name has no limit of its own
+        return within(data.ANSWER_SECONDS + 1, partial(data.answers, url))
     except TimeoutError:
         return False
 
@@ -118,7 +103,7 @@ def data_set(config: DataConfig, environment: Mapping[str, str]) -> Finding:
         return Finding("error", "data", "digits needs scikit-learn: pip install 'alexnet_dist[demo]'")
     if name in ("digits", "synthetic"):
         return Finding("ok", "data", f"{name}: needs no files")
-    place = config.cache_dir or Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
+    place = data.cache_place(config, environment)
     found = _local_data(Path(name)) if Path(name).is_dir() else _named_data(config, place, environment)
     fault = None if found.level == "error" else _write_fault(place)
     if fault:
@@ -131,8 +116,7 @@ def _named_data(config: DataConfig, place: Path, environment: Mapping[str, str])
     if name.startswith((".", "/", "~")) or (name != "cifar10" and name.count("/") != 1):
         return Finding("error", "data", f"--data.dataset {name}: no such folder here, and no data set of that name")
     hub_name = data.CIFAR10_ON_HUB if name == "cifar10" else name
-    key = hashlib.sha256(f"{hub_name}@{config.revision or 'main'}".encode()).hexdigest()  # as in data.py
-    if (cache.folder_of(place, key, hub_name) / "meta.json").exists():
+    if (cache.folder_of(place, data.hub_key(hub_name, config.revision), hub_name) / "meta.json").exists():
         return Finding("ok", "data", f"{name}: decoded already")
     return _hub_data(name, hub_name, config, environment)
 
@@ -151,11 +135,10 @@ def _hub_data(name: str, hub_name: str, config: DataConfig, environment: Mapping
     downloads = Path(environment.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
     if (downloads / hub_name.replace("/", "___")).is_dir():
         return Finding("ok", "data", f"{name}: downloaded already, decoded at the start")
-    url = environment.get("HF_ENDPOINT", "https://huggingface.co")
-    offline = environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    if not offline and answers(url):
+    url = data.hub(environment)
+    if url and answers(url):
         return Finding("ok", "data", f"{name}: the Hub answers; downloaded and decoded at the start, once on each node")
-    why = "HF_HUB_OFFLINE is set" if offline else f"{urlsplit(url).hostname} does not answer"
+    why = f"{urlsplit(url).hostname} does not answer" if url else "HF_HUB_OFFLINE is set"
     if config.fallback != "none":
         message = f"{name} is not here and {why}: THE RUN TRAINS ON {config.fallback} INSTEAD, by --data.fallback"
         return Finding("warning", "data", message)

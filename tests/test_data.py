@@ -1044,30 +1044,45 @@ class _Teapot(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def endpoint(monkeypatch):
-    """Set the Hub's address to one of this machine's."""
-    for name in ("HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+def no_proxy(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    return lambda port: monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
 
 
-def test_any_answer_of_the_hub_is_an_answer(endpoint, monkeypatch):
+@pytest.mark.usefixtures("no_proxy")
+def test_any_answer_of_a_server_is_an_answer():
     with http.server.HTTPServer(("127.0.0.1", 0), _Teapot) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
         try:
-            endpoint(server.server_port)
-            assert data._hub_answers()
-            monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-            assert not data._hub_answers(), "offline was asked for"
+            assert data.answers(url)
         finally:
             server.shutdown()
             thread.join()
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    assert not data._hub_answers(), "nobody listens any more"
+    assert not data.answers(url), "nobody listens any more"
 
 
-def test_a_captive_portal_that_speaks_no_http_is_no_hub(endpoint):
+def test_the_hub_has_an_address_unless_it_is_to_be_left_alone():
+    assert data.hub({}) == "https://huggingface.co"
+    assert data.hub({"HF_ENDPOINT": "http://mirror"}) == "http://mirror"
+    for yes in ("1", "true", "YES", "on"):
+        assert data.hub({"HF_ENDPOINT": "http://mirror", "HF_HUB_OFFLINE": yes}) is None
+    assert data.hub({"HF_HUB_OFFLINE": "0"}) is not None
+
+
+@pytest.mark.parametrize(("reachable", "offline"), [(True, None), (False, "1")])
+def test_a_hub_that_does_not_answer_is_not_asked_for_images(monkeypatch, reachable, offline):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(data, "answers", lambda _: reachable)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
+    with pytest.raises(data.HubUnreachableError):
+        data.load(DataConfig(dataset="cifar10"))
+    assert os.environ.get("HF_HUB_OFFLINE") == offline
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_a_captive_portal_that_speaks_no_http_is_no_answer():
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer():
@@ -1078,9 +1093,8 @@ def test_a_captive_portal_that_speaks_no_http_is_no_hub(endpoint):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        endpoint(server.getsockname()[1])
         try:
-            assert not data._hub_answers()
+            assert not data.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
         finally:
             thread.join()
 

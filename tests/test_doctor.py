@@ -454,7 +454,7 @@ def test_a_hub_that_cannot_be_reached(web, taken):
     assert_says(supplies.data_set(cifar, offline), "error", "HF_HUB_OFFLINE is set", "--data.dataset FOLDER")
     silent = {"HF_ENDPOINT": f"http://key:secret@127.0.0.1:{taken}"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(supplies.answers.__kwdefaults__, "seconds", 0.2)
+        patch.setitem(data.answers.__kwdefaults__, "seconds", 0.2)
         finding = supplies.data_set(cifar, silent)
     assert_says(finding, "error", "127.0.0.1 does not answer", "--data.fallback digits")
     assert "secret" not in finding.message

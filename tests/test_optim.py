@@ -158,26 +158,36 @@ def test_steps_equal_those_of_torchs_unfused_optimizer(name, weight_decay):
         assert (mine - first).abs().max() > 1e-3, "the steps moved the weights by far more than the tolerance"
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_lars_by_hand(decay):
-    """With g' = trust (g + decay w), a trust ratio for each weight: v <- 0.9 v + g', w <- w - lr (g' + 0.9 v)."""
-    ours = small_network().double()
-    plain = copy.deepcopy(ours)
-    velocity = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}
-    optimizer = optim.build(ours, OptimConfig(name="lars", lr=2.0, weight_decay=decay))
+def stepped_by_hand(ours, plain, optimizer):
+    """Yield four times: `optimizer` has moved `ours`, and `plain` has the same gradients, to be moved by hand."""
     for images in torch.randn(4, 5, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64):
         for network in (ours, plain):
             network.zero_grad()
             network(images).square().sum().backward()
         optimizer.step()
         with torch.no_grad():
-            for name, value in plain.named_parameters():
-                step = value.grad
-                if not name.endswith("bias"):
-                    trust = 0.001 * value.norm() / (value.grad.norm() + decay * value.norm())
-                    step = trust * (value.grad + decay * value)
-                velocity[name] = 0.9 * velocity[name] + step
-                value.sub_(2.0 * (step + 0.9 * velocity[name]))
+            yield
+
+
+def zeros_like_parameters(network):
+    return {name: torch.zeros_like(value) for name, value in network.named_parameters()}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lars_by_hand(decay):
+    """With g' = trust (g + decay w), a trust ratio for each weight: v <- 0.9 v + g', w <- w - lr (g' + 0.9 v)."""
+    ours = small_network().double()
+    plain = copy.deepcopy(ours)
+    velocity = zeros_like_parameters(plain)
+    optimizer = optim.build(ours, OptimConfig(name="lars", lr=2.0, weight_decay=decay))
+    for _ in stepped_by_hand(ours, plain, optimizer):
+        for name, value in plain.named_parameters():
+            step = value.grad
+            if not name.endswith("bias"):
+                trust = 0.001 * value.norm() / (value.grad.norm() + decay * value.norm())
+                step = trust * (value.grad + decay * value)
+            velocity[name] = 0.9 * velocity[name] + step
+            value.sub_(2.0 * (step + 0.9 * velocity[name]))
     for mine, by_hand in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine, by_hand, rtol=1e-9, atol=1e-12)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [decay, 0.0], "as a checkpoint records it"
@@ -188,24 +198,17 @@ def test_lamb_by_hand():
     lr, decay = 0.02, 0.1
     ours = small_network().double()
     plain = copy.deepcopy(ours)
-    first = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}
-    second = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}
+    first, second = zeros_like_parameters(plain), zeros_like_parameters(plain)
     optimizer = optim.build(ours, OptimConfig(name="lamb", lr=lr, weight_decay=decay))
-    inputs = torch.randn(4, 5, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for count, images in enumerate(inputs, 1):
-        for network in (ours, plain):
-            network.zero_grad()
-            network(images).square().sum().backward()
-        optimizer.step()
-        with torch.no_grad():
-            for name, value in plain.named_parameters():
-                first[name] = 0.9 * first[name] + 0.1 * value.grad
-                second[name] = 0.999 * second[name] + 0.001 * value.grad**2
-                step = first[name] / (1 - 0.9**count) / ((second[name] / (1 - 0.999**count)).sqrt() + 1e-8)
-                if not name.endswith("bias"):
-                    step = step + decay * value
-                    step *= value.norm() / step.norm()
-                value.sub_(lr * step)
+    for count, _ in enumerate(stepped_by_hand(ours, plain, optimizer), 1):
+        for name, value in plain.named_parameters():
+            first[name] = 0.9 * first[name] + 0.1 * value.grad
+            second[name] = 0.999 * second[name] + 0.001 * value.grad**2
+            step = first[name] / (1 - 0.9**count) / ((second[name] / (1 - 0.999**count)).sqrt() + 1e-8)
+            if not name.endswith("bias"):
+                step = step + decay * value
+                step *= value.norm() / step.norm()
+            value.sub_(lr * step)
     for mine, by_hand in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine, by_hand, rtol=1e-7, atol=1e-10)
 
