@@ -64,7 +64,12 @@ def trained(tmp_path, monkeypatch):
     for recipe, seeds in recipes.SEEDS.items():
         for seed in seeds:
             top1 = 0.5 + seed / 100
-            facts = {"final_top1": top1, "final_top1_flip_tta": top1 + 0.01, "final_train_loss": 1.25}
+            facts = {
+                "hosts": {"my-laptop": 1},
+                "final_top1": top1,
+                "final_top1_flip_tta": top1 + 0.01,
+                "final_train_loss": 1.25,
+            }
             finished(recipes.folder(recipe, seed), [0.4, top1], **facts)
     figures = recipes.folder("reference", 0) / "figures"
     figures.mkdir()
@@ -81,6 +86,7 @@ def test_recipes_that_are_done_are_only_written_up(trained, monkeypatch):
     ).read_text(encoding="utf-8")
     assert "**50.00 %**" in (trained / "recipes.md").read_text(encoding="utf-8"), "one seed has no deviation"
     assert json.loads((trained / "lecture_2.json").read_text())["final_top1"] == 0.52
+    assert not any("my-laptop" in path.read_text() for path in trained.glob("*.json"))
     assert (trained / "curves.png").stat().st_size > 10_000
     assert (trained / "conv1_seen_now.png").read_bytes() == b"png"
 
