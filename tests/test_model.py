@@ -17,7 +17,7 @@ NUM_PARAMETERS = 57_044_810
 
 @pytest.fixture(scope="module")
 def network():
-    return model.build(ModelConfig(), num_classes=10, seed=0)
+    return model.build(ModelConfig(init="torch"), num_classes=10, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +117,14 @@ def test_torchvisions_own_network_takes_the_weights_and_agrees(network):
 
 def test_weights_follow_from_the_seed(network):
     torch.rand(7)  # whatever was drawn before must not matter
-    again = model.build(ModelConfig(), num_classes=10, seed=0).state_dict()
-    other = model.build(ModelConfig(), num_classes=10, seed=1).state_dict()
+    again = model.build(ModelConfig(init="torch"), num_classes=10, seed=0).state_dict()
+    other = model.build(ModelConfig(init="torch"), num_classes=10, seed=1).state_dict()
     for key, value in network.state_dict().items():
         assert torch.equal(value, again[key]), key
         assert not torch.equal(value, other[key]), key
 
 
-def test_random_weights_are_torchvisions(network):
+def test_weights_of_torchs_own_drawing_are_torchvisions(network):
     torch.manual_seed(0)
     for key, value in torchvision.models.alexnet().state_dict().items():
         if not key.startswith(model.HEAD):
@@ -183,7 +183,7 @@ def test_weights_make_the_round_trip(network, weights_file, caplog):
 
 
 def test_a_head_of_1000_classes_starts_fresh(network, imagenet_file, caplog):
-    config = ModelConfig(weights=imagenet_file)
+    config = ModelConfig(weights=imagenet_file, init="torch")
     with caplog.at_level(logging.WARNING):
         loaded = model.build(config, num_classes=10, seed=0).state_dict()
     expected = imagenet_state()
@@ -281,7 +281,7 @@ def test_pretrained_weights_keep_the_fresh_head(network, monkeypatch):
         return imagenet_state()
 
     monkeypatch.setattr(torchvision.models.AlexNet_Weights, "get_state_dict", give)
-    loaded = model.build(ModelConfig(pretrained=True), num_classes=10, seed=0).state_dict()
+    loaded = model.build(ModelConfig(pretrained=True, init="torch"), num_classes=10, seed=0).state_dict()
     assert wishes["check_hash"] is True, "what comes from the network is verified"
     assert wishes["who"] is torchvision.models.AlexNet_Weights.IMAGENET1K_V1
     for key, value in imagenet_state().items():
