@@ -103,7 +103,7 @@ class ModelConfig:
     weights: Path | None = None
     """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
     init: Literal["torch", "he"] = "he"
-    """Random starting weights: torch's default for each layer, or He et al.'s, which keep the signal's size."""
+    """Random starting weights: torch's default, or He et al.'s behind conv1, which keep the signal's size."""
     dropout: float = 0.5
     """Dropout probability before fc6 and fc7."""
 

@@ -50,16 +50,18 @@ def test_hes_weights_keep_the_size_of_a_signal():
     assert spread["torch"] < 0.01
 
 
-def test_hes_weights_have_his_variance_and_no_biases():
-    network = model.build(ModelConfig(init="he"), num_classes=10, seed=0)
-    for name, tensor in network.named_parameters():
-        if name.endswith("bias"):
+def test_hes_weights_have_his_variance_and_no_biases_behind_conv1(network):
+    drawn = model.build(ModelConfig(init="he"), num_classes=10, seed=0)
+    for name, tensor in drawn.named_parameters():
+        if name.startswith("features.0."):
+            assert torch.equal(tensor, network.get_parameter(name)), "conv1 is torch's"
+        elif name.endswith("bias"):
             assert not tensor.any(), name
         elif name != "classifier.6.weight":
             assert tensor.std().item() == pytest.approx((2 / tensor[0].numel()) ** 0.5, rel=0.02), name
-    assert network.classifier[6].weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert drawn.classifier[6].weight.std().item() == pytest.approx(0.01, rel=0.02)
     again = model.build(ModelConfig(init="he"), num_classes=10, seed=0).state_dict()
-    assert all(torch.equal(value, again[key]) for key, value in network.state_dict().items())
+    assert all(torch.equal(value, again[key]) for key, value in drawn.state_dict().items())
 
 
 def plain(num_classes):
