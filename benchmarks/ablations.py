@@ -75,9 +75,9 @@ def folder(table: str, change: str) -> Path:
 
 
 def run(table: str, change: str, *, cores: SimpleQueue[int], more: list[str]) -> None:
-    """Train a row on a core of its own, unless it is there."""
+    """Train a row on a core of its own, unless that is done; one that was stopped goes on."""
     where = folder(table, change)
-    if (where / "summary.json").exists():
+    if (where / "summary.json").exists() and json.loads((where / "summary.json").read_text())["status"] == "finished":
         return
     core = cores.get()
     command = f"{sys.executable} {HERE / 'train.py'} {TABLES[table]} {change} {SHORT} --out-dir {where}"

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +31,7 @@ def test_every_ablation_is_a_run_on_held_out_images_and_differs_from_its_first_r
 
 def finished(folder, epochs, **summary):
     folder.mkdir(parents=True)
-    (folder / "summary.json").write_text(json.dumps({"status": "finished", "epochs": len(epochs), **summary}))
+    (folder / "summary.json").write_text(json.dumps({"status": "finished", "epochs": len(epochs)} | summary))
     lines = [
         {
             "epoch": n,
@@ -53,6 +54,18 @@ def test_ablations_are_compared_with_the_first_row(tmp_path, monkeypatch):
     finished(ablations.folder("fast", "--seed 1"), [0.3, 0.4875], final_top1=0.4875)
     rows = ablations.table("fast").splitlines()[-2:]
     assert rows == ["| none | 50.00% | +0.00 | 1.500 | 2.000 |", "| `--seed 1` | 48.75% | -1.25 | 1.500 | 2.000 |"]
+
+
+@pytest.mark.parametrize(("status", "runs"), [("finished", 0), ("stopped", 1)])
+def test_an_ablation_that_was_stopped_goes_on(tmp_path, monkeypatch, status, runs):
+    monkeypatch.setattr(ablations, "RUNS", tmp_path)
+    finished(ablations.folder("fast", ""), [0.5], status=status)
+    commands = []
+    monkeypatch.setattr(ablations, "subprocess", SimpleNamespace(DEVNULL=0, run=lambda *it, **_: commands.append(it)))
+    cores = SimpleQueue()
+    cores.put(0)
+    ablations.run("fast", "", cores=cores, more=[])
+    assert len(commands) == runs
 
 
 @pytest.fixture
