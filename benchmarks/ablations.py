@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
+import measuring
+
 HERE = Path(__file__).parent.parent
 RUNS, RESULTS = HERE / "runs" / "ablations", HERE / "docs" / "results"
 SHORT = "--data.val-fraction 0.1 --log.trackers --checkpoint.every-epochs 1000"
@@ -65,7 +67,9 @@ def main() -> None:
     jobs = [(table, change) for table in TABLES for change in ROWS[table]]
     with ThreadPoolExecutor(cores.qsize()) as pool:
         list(pool.map(lambda job: run(*job, cores=cores, more=sys.argv[1:]), jobs))
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name, change in jobs:
+        where = folder(name, change)
+        measuring.keep_summary(where, RESULTS / "ablations" / f"{name}_{where.name}.json")
     (RESULTS / "ablations.md").write_text("\n\n".join(table(name) for name in TABLES) + "\n", encoding="utf-8")
 
 

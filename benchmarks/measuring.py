@@ -159,3 +159,11 @@ def save(name: str, results: dict[str, Any], markdown: str, *, folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (folder / f"{name}.md").write_text(markdown, encoding="utf-8")
+
+
+def keep_summary(run: Path, path: Path) -> None:
+    """Copy a run's summary.json, less the names of its machines, to where figures are quoted from."""
+    found = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    found.pop("hosts", None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import measuring
+
 HERE = Path(__file__).parent.parent
 RUNS, RESULTS = HERE / "runs" / "recipes", HERE / "docs" / "results"
 SEEDS = {"lecture": (0, 1, 2), "quick": (0, 1, 2), "reference": (0,)}
@@ -32,8 +34,7 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     for recipe, seeds in SEEDS.items():
         for seed in seeds:
-            told = {key: value for key, value in summary(recipe, seed).items() if key != "hosts"}  # names of machines
-            (RESULTS / f"{recipe}_{seed}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            measuring.keep_summary(folder(recipe, seed), RESULTS / f"{recipe}_{seed}.json")
     (RESULTS / "recipes.md").write_text(table(), encoding="utf-8")
     draw_curves(RESULTS / "curves.png")
     for name in PICTURES:
