@@ -102,7 +102,7 @@ class ModelConfig:
     """Start from torchvision's ImageNet weights (downloaded once); the head starts fresh."""
     weights: Path | None = None
     """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
-    init: Literal["torch", "he"] = "he"
+    init: Literal["torch", "he"] = "torch"
     """Random starting weights: torch's default, or He et al.'s behind conv1, which keep the signal's size."""
     dropout: float = 0.5
     """Dropout probability before fc6 and fc7."""

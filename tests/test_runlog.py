@@ -140,7 +140,7 @@ REFUSED = {
     "data.normalize": False,
     "model.pretrained": True,
     "model.weights": Path("w.safetensors"),
-    "model.init": "torch",
+    "model.init": "he",
     "model.dropout": 0.1,
     "optim.name": "sgd",
     "optim.lr": 0.001,
