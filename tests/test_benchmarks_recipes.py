@@ -16,17 +16,15 @@ import ablations
 import recipes
 from alexnet_dist import config, kernels
 
-ROWS = [(name, change) for name in ablations.TABLES for change in ablations.ROWS[name]]
 
-
-@pytest.mark.parametrize(("name", "change"), ROWS)
-def test_every_ablation_is_a_run_on_held_out_images_and_differs_from_its_first_row(name, change):
+@pytest.mark.parametrize("change", ablations.ROWS)
+def test_every_ablation_is_a_run_on_held_out_images_and_differs_from_its_first_row(change):
     def parsed(change):
-        return config.parse(shlex.split(f"{ablations.TABLES[name]} {change} {ablations.SHORT}"))
+        return config.parse(shlex.split(f"{ablations.BASE} {change} {ablations.KEEP_LITTLE}"))
 
     assert parsed(change).data.val_fraction == 0.1, "the test split is for the final recipes"
     assert (parsed(change) != parsed("")) == (change != "")
-    assert len({ablations.folder(name, row) for row in ablations.ROWS[name]}) == len(ablations.ROWS[name])
+    assert len({ablations.folder(row) for row in ablations.ROWS}) == len(ablations.ROWS)
 
 
 def finished(folder, epochs, **summary):
@@ -49,22 +47,22 @@ def finished(folder, epochs, **summary):
 
 def test_ablations_are_compared_with_the_first_row(tmp_path, monkeypatch):
     monkeypatch.setattr(ablations, "RUNS", tmp_path)
-    monkeypatch.setattr(ablations, "ROWS", {"fast": ("", "--seed 1")})
-    finished(ablations.folder("fast", ""), [0.3, 0.5], final_top1=0.5)
-    finished(ablations.folder("fast", "--seed 1"), [0.3, 0.4875], final_top1=0.4875)
-    rows = ablations.table("fast").splitlines()[-2:]
+    monkeypatch.setattr(ablations, "ROWS", ("", "--seed 1"))
+    finished(ablations.folder(""), [0.3, 0.5], final_top1=0.5)
+    finished(ablations.folder("--seed 1"), [0.3, 0.4875], final_top1=0.4875)
+    rows = ablations.table().splitlines()[-2:]
     assert rows == ["| none | 50.00% | +0.00 | 1.500 | 2.000 |", "| `--seed 1` | 48.75% | -1.25 | 1.500 | 2.000 |"]
 
 
 @pytest.mark.parametrize(("status", "runs"), [("finished", 0), ("stopped", 1)])
 def test_an_ablation_that_was_stopped_goes_on(tmp_path, monkeypatch, status, runs):
     monkeypatch.setattr(ablations, "RUNS", tmp_path)
-    finished(ablations.folder("fast", ""), [0.5], status=status)
+    finished(ablations.folder(""), [0.5], status=status)
     commands = []
     monkeypatch.setattr(ablations, "subprocess", SimpleNamespace(DEVNULL=0, run=lambda *it, **_: commands.append(it)))
     cores = SimpleQueue()
     cores.put(0)
-    ablations.run("fast", "", cores=cores, more=[])
+    ablations.run("", cores=cores, more=[])
     assert len(commands) == runs
 
 
