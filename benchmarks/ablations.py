@@ -78,8 +78,10 @@ def run(change: str, *, cores: SimpleQueue[int], more: list[str]) -> None:
 
 
 def table() -> str:
-    """Return the rows in Markdown, each compared with the first."""
+    """Return the command and the rows in Markdown, each compared with the first."""
     lines = [
+        f"`python train.py {BASE} {KEEP_LITTLE}`, and",
+        "",
         "| change | top-1 | against the first row | training loss | loss |",
         "|---|---|---|---|---|",
     ]
