@@ -41,6 +41,9 @@ ROWS = (
     "--optim.lr 3e-4",
     "--optim.lr 1e-3",
     "--optim.label-smoothing 0",
+    "--model.dropout 0.25",
+    "--model.init he --optim.name sgd --optim.lr 0.02 --optim.weight-decay 5e-4",
+    "--model.init he --optim.name lamb --optim.lr 5e-3 --optim.weight-decay 0",
 )
 
 
