@@ -74,7 +74,7 @@ def measure_case(
     """Return the figures of one run."""
     data = ["--data.dataset", str(images), "--data.cache-dir", str(images.parent / "cache")]
     data += ["--data.image-size", str(sizes.image_size), "--log.every-steps", str(sizes.every)]
-    rare = ["--log.kernels-every-epochs", "1000000", "--checkpoint.every-epochs", "1000000"]
+    rare = ["--log.kernels-every-epochs", "1000000", "--checkpoint.every-epochs", "1000000", "--log.trackers"]
     length = ["--max-steps", str(sizes.steps + sizes.every), *(["--runtime.cpu"] if smoke else [])]
     run = measuring.train(*data, *rare, *length, *case.flags(), ranks=case.ranks)
     rate = measuring.rate(run.records)

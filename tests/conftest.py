@@ -18,6 +18,12 @@ from PIL import Image
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those for them: the numbers and process counts here are a CPU's."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(autouse=True)
 def clean_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give each test an empty home for caches and logins, and reset Accelerate's process-wide state."""

@@ -177,6 +177,22 @@ def test_gpu_is_close_to_the_cpu(tmp_path, precision):
 
 
 @pytest.mark.gpu
+def test_compiled_network_on_the_gpu_is_close_to_the_cpu(tmp_path):
+    flags = ["--model.dropout", "0", "--max-steps", "3"]
+    cpu = losses(run(tmp_path / "cpu", *flags, "--runtime.cpu"))
+    assert losses(run(tmp_path / "gpu", *flags, "--runtime.compile")) == pytest.approx(cpu, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stop", [2, 3])
+def test_stopped_gpu_run_goes_on_as_the_undisturbed_one(tmp_path, stop):
+    """To rounding: cuDNN's fastest algorithms add in no fixed order."""
+    whole, cut = run(tmp_path / "whole"), run(tmp_path / "cut", "--max-steps", str(stop))
+    run(cut, "--resume", "must")
+    assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
+
+
+@pytest.mark.gpu
 def test_enlargement_on_the_gpu_is_pillows():
     from alexnet_dist.preprocess import enlarge
 
