@@ -104,8 +104,8 @@ class ModelConfig:
     """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
     init: Literal["torch", "he"] = "torch"
     """Random starting weights: torch's default, or He et al.'s behind conv1, which keep the signal's size."""
-    dropout: float = 0.5
-    """Dropout probability before fc6 and fc7."""
+    dropout: float = 0.25
+    """Dropout probability before fc6 and fc7 (torchvision's own is 0.5)."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.dropout < 1, "--model.dropout must be at least 0 and below 1")

@@ -24,8 +24,9 @@ HERE = Path(__file__).parent.parent
 RUNS, RESULTS = HERE / "runs" / "ablations", HERE / "docs" / "results"
 BASE = (
     "--epochs 30 --data.image-size 96 --data.limit 10000 --data.val-fraction 0.1 --data.batch-size 256 "
-    "--model.init torch --optim.name adamw --optim.lr 5e-4 --optim.schedule cosine --data.cutout 0.25 "
-    "--optim.label-smoothing 0.1 --optim.weight-decay 2.5"  # over 1,170 steps what 0.5 is over 5,850
+    "--data.cutout 0.25 --model.init torch --model.dropout 0.5 --optim.name adamw --optim.lr 5e-4 "
+    "--optim.schedule cosine --optim.label-smoothing 0.1 "
+    "--optim.weight-decay 2.5"  # over 1,170 steps what 0.5 is over 5,850
 )
 KEEP_LITTLE = "--log.trackers --checkpoint.every-epochs 1000"
 ROWS = (

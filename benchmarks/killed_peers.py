@@ -123,6 +123,7 @@ def own_run(folder: Path) -> None:
     sys.path.insert(0, str(root))
     flags = f"""--data.dataset synthetic --data.limit {IMAGES} --data.batch-size {BATCH} --data.image-size {SIZE}
         --epochs {EPOCHS} --checkpoint.every-steps {EVERY} --runtime.precision fp32 --runtime.cpu --log.trackers
+        --model.dropout 0.5 --data.cutout 0 --optim.name adam --optim.weight-decay 0 --optim.label-smoothing 0
         --optim.lr {LEARNING_RATE} --optim.schedule constant --out-dir {folder / "saved"}""".split()
     sys.argv = ["train.py", *flags]
     import train
