@@ -80,6 +80,8 @@ def trained(tmp_path, monkeypatch):
                 "final_top1": top1,
                 "final_top1_flip_tta": top1 + 0.01,
                 "final_train_loss": 1.25,
+                "device": "NVIDIA H200" if recipe == "reference" else "CPU",
+                "cpu_threads": 2,
             }
             finished(recipes.folder(recipe, seed), [0.4, top1], **facts)
     figures = recipes.folder("reference", 0) / "figures"
@@ -92,14 +94,18 @@ def trained(tmp_path, monkeypatch):
 def test_recipes_that_are_done_are_only_written_up(trained, monkeypatch):
     monkeypatch.setattr(recipes, "subprocess", SimpleNamespace(run=lambda *_, **__: pytest.fail("trained again")))
     recipes.main()
-    assert "| `quick.yaml` | 2 | 0, 1, 2 | **51.00 ± 1.00 %** | 52.00 ± 1.00 % | 1.250 | 7 s |" in (
-        trained / "recipes.md"
-    ).read_text(encoding="utf-8")
-    assert "**50.00 %**" in (trained / "recipes.md").read_text(encoding="utf-8"), "one seed has no deviation"
+    figures = "2 | 0, 1, 2 | **51.00 ± 1.00 %** | 52.00 ± 1.00 % | 1.250"
+    table = (trained / "recipes.md").read_text(encoding="utf-8")
+    assert f"| `quick.yaml` | {figures} | 2 CPU cores | 7 s |" in table
+    assert f"| `reference.yaml` | {figures} | NVIDIA H200 | 7 s |" in table
     assert json.loads((trained / "lecture_2.json").read_text())["final_top1"] == 0.52
     assert not any("my-laptop" in path.read_text() for path in trained.glob("*.json"))
     assert (trained / "curves.png").stat().st_size > 10_000
     assert (trained / "conv1_seen_now.png").read_bytes() == b"png"
+
+
+def test_one_seed_has_no_deviation():
+    assert recipes.spread([0.5]) == "50.00 %"
 
 
 def test_a_recipe_that_was_stopped_goes_on(trained, monkeypatch):
