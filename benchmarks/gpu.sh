@@ -6,7 +6,7 @@
 #     benchmarks/gpu.sh
 #     benchmarks/gpu.sh --out /tmp/gpu --smoke
 #
-# Expect: some 10 minutes on one machine, a table at the end, and gpu.json and gpu.md in benchmarks/results (or --out):
+# Expect: five minutes on one GPU (an H200), more on several, a table at the end, and gpu.json and gpu.md in benchmarks/results (or --out):
 # send us gpu.json. The exit code is 0, or 1 with the output of the run that failed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

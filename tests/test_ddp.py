@@ -231,7 +231,6 @@ def test_launch_scripts(tmp_path):
     assert "max_steps" in ended.stdout
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs for the processes")
 def test_processes_that_would_train_apart_are_refused(tmp_path):
     """Without --runtime.cpu Accelerate would start two unconnected runs that overwrite each other."""
     ended = launch(

@@ -18,7 +18,6 @@ from alexnet_dist import distributed
 from alexnet_dist.config import Config, DataConfig, OptimConfig, RuntimeConfig, UserError
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without GPUs")
 
 
 def config_for(*, batch_size=256, accumulate=1, **runtime):
@@ -309,7 +308,6 @@ def test_one_process_on_the_cpu(monkeypatch):
     assert not accelerator.dataloader_config.even_batches, "padding would count images twice"
 
 
-@needs_no_gpu
 def test_processes_that_would_train_independently_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # what Accelerate itself makes of it where there is no GPU
     with pytest.raises(UserError, match=r"started 2 processes and Accelerate formed a group of 1.*--runtime\.cpu"):
