@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-    from alexnet_dist import distributed, engine
     from alexnet_dist.config import Config
-    from alexnet_dist.imagedata import ImageData
+    from alexnet_dist.data.image_data import ImageData
+    from alexnet_dist.distributed import hardware as hardware_module
+    from alexnet_dist.training import train_loop
 
     Seconds = list[float]
 
@@ -77,7 +78,7 @@ class Bench:
     options: argparse.Namespace
     config: Config
     accelerator: Accelerator
-    hardware: distributed.Hardware
+    hardware: hardware_module.Hardware
     dataset: ImageData
 
     def synchronize(self) -> None:
@@ -97,19 +98,22 @@ def start(options: argparse.Namespace) -> Bench:
     """Form the group as train.py does."""
     import torch
 
-    from alexnet_dist import config, data, distributed
+    from alexnet_dist import config
+    from alexnet_dist.data import sources
+    from alexnet_dist.distributed import accelerator as accelerator_module
+    from alexnet_dist.distributed import hardware as hardware_module
 
     flags = ["--data.dataset", "synthetic", "--data.image-size", str(options.image_size), "--epochs", "1000"]
     flags += ["--runtime.precision", options.precision, "--log.every-steps", "1000000", "--log.trackers"]
     flags += ["--out-dir", tempfile.gettempdir()]  # nothing is written there
     flags += ["--data.batch-size", str(128 * options.ranks)]  # of evaluations; those of steps are set one by one
     parsed = config.parse(flags if options.gpu else [*flags, "--runtime.cpu"])
-    dataset = _repeated(data.load(parsed.data), max(options.batches) * options.ranks * (options.steps + SPARE_STEPS))
-    accelerator, precision = distributed.make_accelerator(parsed)
+    dataset = _repeated(sources.load(parsed.data), max(options.batches) * options.ranks * (options.steps + SPARE_STEPS))
+    accelerator, precision = accelerator_module.make_accelerator(parsed)
     if not options.gpu:
         torch.set_num_threads(options.threads)
     name = torch.cuda.get_device_name() if options.gpu else "CPU"
-    hardware = distributed.Hardware(
+    hardware = hardware_module.Hardware(
         name, accelerator.device.type, accelerator.num_processes, torch.get_num_threads(), precision, peak_flops=1.0
     )
     return Bench(options, parsed, accelerator, hardware, dataset)
@@ -119,7 +123,7 @@ def _repeated(dataset: ImageData, least: int) -> ImageData:
     """Repeat the training images until an epoch holds more steps than any measurement takes."""
     import numpy as np
 
-    from alexnet_dist.imagedata import Split
+    from alexnet_dist.data.image_data import Split
 
     times = -(-least // len(dataset.train))
     images, labels = (np.concatenate([array] * times) for array in (dataset.train.images, dataset.train.labels))
@@ -127,17 +131,17 @@ def _repeated(dataset: ImageData, least: int) -> ImageData:
 
 
 @contextlib.contextmanager
-def variant(bench: Bench, hook: str, bucket_mb: int) -> Iterator[engine.Job]:
+def variant(bench: Bench, hook: str, bucket_mb: int) -> Iterator[train_loop.Job]:
     """Build a network wrapped with this hook and bucket size, and take it apart at the end."""
     from accelerate.utils import DDPCommunicationHookType
 
     import train
-    from alexnet_dist import model
+    from alexnet_dist.models import alexnet
 
     handler = bench.accelerator.ddp_handler
     handler.comm_hook = DDPCommunicationHookType["NO" if hook == "none" else hook.upper()]
     handler.bucket_cap_mb = bucket_mb
-    network = model.build(bench.config.model, num_classes=len(bench.dataset.class_names), seed=0)
+    network = alexnet.build(bench.config.model, num_classes=len(bench.dataset.class_names), seed=0)
     job = train.prepare(bench.config, bench.dataset, network, bench.accelerator, bench.hardware)
     try:
         yield job
@@ -147,17 +151,18 @@ def variant(bench: Bench, hook: str, bucket_mb: int) -> Iterator[engine.Job]:
         gc.collect()
 
 
-def with_batch(bench: Bench, job: engine.Job, batch: int) -> engine.Job:
+def with_batch(bench: Bench, job: train_loop.Job, batch: int) -> train_loop.Job:
     """Return the job with another number of images a rank."""
-    from alexnet_dist import batches
+    from alexnet_dist.data import loader as loader_module
+    from alexnet_dist.data import sampler
 
     train = bench.dataset.train
-    order = batches.GlobalBatches(len(train), batch * bench.options.ranks, seed=0, drop_last=True)
-    loader = batches.loader(train.images, train.labels, order, pin_memory=bench.options.gpu)
+    order = sampler.GlobalBatches(len(train), batch * bench.options.ranks, seed=0, drop_last=True)
+    loader = loader_module.loader(train.images, train.labels, order, pin_memory=bench.options.gpu)
     return dataclasses.replace(job, order=order, train_loader=bench.accelerator.prepare_data_loader(loader))
 
 
-def steps(bench: Bench, job: engine.Job, count: int, *, warmup: int = 1, alone: bool = False) -> Seconds:
+def steps(bench: Bench, job: train_loop.Job, count: int, *, warmup: int = 1, alone: bool = False) -> Seconds:
     """Return the seconds of single steps as the slowest rank has ended them.
 
     Args:
@@ -167,11 +172,11 @@ def steps(bench: Bench, job: engine.Job, count: int, *, warmup: int = 1, alone: 
         warmup: steps before them.
         alone: this rank computes while the others wait elsewhere.
     """
-    from alexnet_dist import engine
+    from alexnet_dist.training import progress, train_loop
 
     wait = bench.synchronize if alone else bench.wait
     taken = []
-    loop = engine.train_epoch(job, engine.Progress())
+    loop = train_loop.train_epoch(job, progress.Progress())
     for _ in range(warmup + count):
         wait()
         started = time.perf_counter()
@@ -199,7 +204,7 @@ def measure_variant(bench: Bench, hook: str, bucket_mb: int, samples: Samples, *
         samples.sent = samples.sent or count_bytes(bench, gradients_alone)
 
 
-def count_bytes(bench: Bench, job: engine.Job) -> dict[str, int]:
+def count_bytes(bench: Bench, job: train_loop.Job) -> dict[str, int]:
     """Return the messages and bytes that one step hands to the all-reduce, as the profiler records them."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -259,13 +264,13 @@ def _middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def evaluation_rate(bench: Bench) -> float:
     """Return test images a second of an evaluation on all ranks, the second of two."""
-    from alexnet_dist import engine
+    from alexnet_dist.training import eval_loop
 
     with variant(bench, "none", bench.options.bucket_mb[0]) as job:
         for _ in range(2):
             bench.wait()
             started = time.perf_counter()
-            engine.evaluate(job)
+            eval_loop.evaluate(job)
             bench.wait()
             seconds = time.perf_counter() - started
     return job.num_eval_images / seconds

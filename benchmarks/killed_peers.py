@@ -127,16 +127,16 @@ def own_run(folder: Path) -> None:
         --optim.lr {LEARNING_RATE} --optim.schedule constant --out-dir {folder / "saved"}""".split()
     sys.argv = ["train.py", *flags]
     import train
-    from alexnet_dist import checkpoint, engine
     from alexnet_dist.config import parse
+    from alexnet_dist.training import checkpoint, train_loop
 
-    take = engine._train_step  # noqa: SLF001 - the place where ids and steps meet
+    take = train_loop._train_step  # noqa: SLF001 - the place where ids and steps meet
 
     def noted(job: Any, batch: Any, *arguments: Any, step: int, lr: float) -> Any:  # noqa: ANN401
         note(folder, step + 1, batch["ids"].tolist())
         return take(job, batch, *arguments, step=step, lr=lr)
 
-    engine._train_step = noted  # noqa: SLF001
+    train_loop._train_step = noted  # noqa: SLF001
     train.main(parse(flags))
     newest = checkpoint.checkpoints(folder / "saved" / "checkpoints")[-1]
     (folder / "final.safetensors").write_bytes((newest / "model.safetensors").read_bytes())

@@ -28,9 +28,9 @@ LARGE = 1.3  # a lever worth more is measured in the first round only: no repeti
 
 def without_memory() -> None:
     """Return freed memory to the system at once, as glibc does by default."""
-    from alexnet_dist import distributed
+    from alexnet_dist.distributed import hardware
 
-    distributed.keep_freed_memory = lambda: None
+    hardware.keep_freed_memory = lambda: None
 
 
 def without_batched_enlargement() -> None:
@@ -40,9 +40,9 @@ def without_batched_enlargement() -> None:
     from PIL import Image
     from torch.utils.data import DataLoader
 
-    from alexnet_dist import batches
+    from alexnet_dist.data import loader as loader_module
 
-    class PillowSplit(batches._IndexedSplit):  # noqa: SLF001 - what it does differently is the measurement
+    class PillowSplit(loader_module._IndexedSplit):  # noqa: SLF001 - what it does differently is the measurement
         def __getitems__(self, indices: list[int]) -> Any:  # noqa: ANN401
             batch = super().__getitems__(indices)
             images = (Image.fromarray(image) for image in batch["images"].permute(0, 2, 3, 1).numpy())
@@ -51,10 +51,10 @@ def without_batched_enlargement() -> None:
 
     def loader(images: Any, labels: Any, order: Any, *, pin_memory: bool) -> Any:  # noqa: ANN401
         split = PillowSplit(images, labels)
-        collate = batches._as_is  # noqa: SLF001
+        collate = loader_module._as_is  # noqa: SLF001
         return DataLoader(split, batch_sampler=order, collate_fn=collate, pin_memory=pin_memory, num_workers=2)
 
-    batches.loader = loader
+    loader_module.loader = loader
 
 
 def without_fused_input() -> None:
@@ -62,69 +62,70 @@ def without_fused_input() -> None:
     import torch
     import torch.nn.functional as F  # noqa: N812
 
-    from alexnet_dist import augment, preprocess
+    from alexnet_dist.data import augment, inputs
+    from alexnet_dist.data import resize as resize_module
 
     def call(self: Any, images: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ANN401
         if draws is not None:
             images = augment.crop_and_flip(images, draws)
-        enlarged = preprocess.enlarge(images, self.image_size).contiguous(memory_format=torch.channels_last)
+        enlarged = resize_module.enlarge(images, self.image_size).contiguous(memory_format=torch.channels_last)
         mean, std = (torch.tensor(values).mul(255).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return F.pad((enlarged - mean).div_(std), self.margin * 2).contiguous(memory_format=torch.channels_last)
 
-    preprocess.Preprocess.__call__ = call
+    inputs.Preprocess.__call__ = call
 
 
 def without_space_to_depth() -> None:
     """Compute conv1 as torch does, over three channels."""
     from torch import nn
 
-    from alexnet_dist import layers
+    from alexnet_dist.models import fast_layers
 
-    layers.Conv1.forward = nn.Conv2d.forward
+    fast_layers.Conv1.forward = nn.Conv2d.forward
 
 
 def without_pool_first() -> None:
     """Leave each ReLU before its pool."""
-    from alexnet_dist import layers
+    from alexnet_dist.models import fast_layers
 
-    layers._pool_before_relu = lambda _features: None  # noqa: SLF001
+    fast_layers._pool_before_relu = lambda _features: None  # noqa: SLF001
 
 
 def without_skipped_average_pool() -> None:
     """Average 6 x 6 maps to 6 x 6."""
     from torch import nn
 
-    from alexnet_dist import layers
+    from alexnet_dist.models import fast_layers
 
-    layers.AveragePool.forward = nn.AdaptiveAvgPool2d.forward
+    fast_layers.AveragePool.forward = nn.AdaptiveAvgPool2d.forward
 
 
 def without_cheap_dropout() -> None:
     """Draw torch's own dropout masks."""
     from torch import nn
 
-    from alexnet_dist import layers
+    from alexnet_dist.models import fast_layers
 
-    layers.Dropout.forward = nn.Dropout.forward
+    fast_layers.Dropout.forward = nn.Dropout.forward
 
 
 def without_channels_last() -> None:
     """Keep images and weights in torch's default order of memory, and conv1 as torch computes it there."""
     import torch
 
-    from alexnet_dist import preprocess
+    from alexnet_dist.data import inputs
 
     without_space_to_depth()
     torch.channels_last = torch.contiguous_format
-    call = preprocess.Preprocess.__call__
-    preprocess.Preprocess.__call__ = lambda *arguments: call(*arguments).contiguous()
+    call = inputs.Preprocess.__call__
+    inputs.Preprocess.__call__ = lambda *arguments: call(*arguments).contiguous()
 
 
 def without_fused_optimizer() -> None:
     """Update the weights one tensor and one operation at a time."""
-    from alexnet_dist import optim
+    from alexnet_dist.training import optimizer as optimizer_module
 
-    build = optim.build
+    build = optimizer_module.build
 
     def unfused(*arguments: Any) -> Any:  # noqa: ANN401
         optimizer = build(*arguments)
@@ -139,7 +140,7 @@ def without_fused_optimizer() -> None:
         optimizer.step = without_flag
         return optimizer
 
-    optim.build = unfused
+    optimizer_module.build = unfused
 
 
 def without_set_to_none() -> None:

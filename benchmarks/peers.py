@@ -33,8 +33,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from alexnet_dist import data
 from alexnet_dist.config import DataConfig
+from alexnet_dist.data import sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from alexnet_dist.imagedata import ImageData
+    from alexnet_dist.data.image_data import ImageData
 
     Transform = Callable[[Image.Image], torch.Tensor]
     Batch = tuple[torch.Tensor, torch.Tensor]
@@ -250,7 +250,7 @@ def main() -> None:
     torch.manual_seed(0)
     config = DataConfig(dataset=arguments.dataset, batch_size=arguments.batch_size, image_size=arguments.image_size)
     clock = Clock(arguments.warmup, arguments.steps)
-    PEERS[arguments.name](data.load(config), arguments, clock)
+    PEERS[arguments.name](sources.load(config), arguments, clock)
     package = arguments.name if arguments.name in ("accelerate", "lightning") else "torch"
     result = {
         "name": arguments.name,

@@ -26,8 +26,12 @@ import logging_cost
 import measuring
 import torch
 
-from alexnet_dist import __version__, data, distributed, model, tracing
+from alexnet_dist import __version__
 from alexnet_dist.config import DataConfig, ModelConfig, RuntimeConfig
+from alexnet_dist.data import sources
+from alexnet_dist.distributed import precision as precision_module
+from alexnet_dist.models import alexnet
+from alexnet_dist.training import profiler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +44,7 @@ LABELS = {
     "lightning": "Lightning",
     OURS: "alexnet_dist (train.py)",
 }
-PROFILED_STEPS = tracing.SKIPPED + 1 + tracing.TRACED
+PROFILED_STEPS = profiler.SKIPPED + 1 + profiler.TRACED
 
 NOTES = (
     "* Memory is that of all processes of a loop together, libraries included; what they share counts once.",
@@ -120,12 +124,12 @@ def input_share(arguments: argparse.Namespace, rows: Sequence[Row]) -> float:
     """
     run = measuring.train(*_sizes(arguments), "--max-steps", str(PROFILED_STEPS), "--profile")
     step = statistics.median(arguments.batch_size / row["images_per_second"] for row in rows if row["name"] == OURS)
-    return run.sections["input"] / tracing.TRACED / step
+    return run.sections["input"] / profiler.TRACED / step
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """Run all rounds; each row is one contender in one round."""
-    precision = distributed.resolve_precision(RuntimeConfig(), use_cpu=not torch.cuda.is_available()).name
+    precision = precision_module.resolve_precision(RuntimeConfig(), use_cpu=not torch.cuda.is_available()).name
     flops = flops_per_image(arguments)
     rows: list[Row] = []
     for number in range(arguments.rounds):
@@ -142,8 +146,8 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
 def flops_per_image(arguments: argparse.Namespace) -> int:
     """Count one image's operations in a training step, for the data set's number of classes."""
     config = DataConfig(dataset=arguments.dataset, batch_size=arguments.batch_size, image_size=arguments.image_size)
-    network = model.build(ModelConfig(), num_classes=len(data.load(config).class_names), seed=0)
-    return model.training_flops(network, arguments.image_size)
+    network = alexnet.build(ModelConfig(), num_classes=len(sources.load(config).class_names), seed=0)
+    return alexnet.training_flops(network, arguments.image_size)
 
 
 def workers(name: str, arguments: argparse.Namespace) -> int:

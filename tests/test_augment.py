@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from alexnet_dist import augment
-from alexnet_dist.augment import BOX, CROP, CUTOUT, FLIP, SHARE, WHOLE, Augment, crop_and_flip
+from alexnet_dist.data import augment
+from alexnet_dist.data.augment import BOX, CROP, CUTOUT, FLIP, SHARE, WHOLE, Augment, crop_and_flip
 
 FILL = (10, 20, 30)
 PLAIN = Augment(32, 1000, seed=0, flips=True, cutout=0.0, mix=None, mix_alpha=1.0, fill=FILL)

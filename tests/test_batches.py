@@ -11,8 +11,8 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.state import PartialState
 from ranks import run_ranks
 
-from alexnet_dist import batches
-from alexnet_dist.batches import GlobalBatches
+from alexnet_dist.data import loader as loader_module
+from alexnet_dist.data.sampler import GlobalBatches
 
 
 def shuffled(num_images, batch_size, *, seed=0, epoch=0, batch=0):
@@ -54,7 +54,7 @@ def test_partners_are_another_permutation_and_leave_the_order_alone():
 def test_loader_hands_out_partners_with_their_labels():
     images, labels = numbered(48)
     order = GlobalBatches(48, 8, seed=5, drop_last=True, partners=True)
-    for batch, pairs in zip(batches.loader(images, labels, order, pin_memory=False), paired(), strict=True):
+    for batch, pairs in zip(loader_module.loader(images, labels, order, pin_memory=False), paired(), strict=True):
         assert batch["ids"].tolist() == [first for first, _ in pairs]
         assert batch["partner_ids"].tolist() == [second for _, second in pairs]
         for prefix in ("", "partner_"):
@@ -153,7 +153,7 @@ def test_evaluation_sees_every_image_once_in_stored_order(num_images, sizes):
 def test_loader_hands_out_whole_batches_that_belong_together():
     images, labels = numbered(600)
     order = GlobalBatches(600, 64, seed=1, drop_last=True)
-    found = list(batches.loader(images, labels, order, pin_memory=False))
+    found = list(loader_module.loader(images, labels, order, pin_memory=False))
     assert [batch["ids"].tolist() for batch in found] == shuffled(600, 64, seed=1)
     for batch in found:
         assert type(batch) is dict
@@ -185,7 +185,7 @@ class Counted:
 def test_a_batch_is_one_indexed_copy():
     images, labels = map(Counted, numbered(30))
     order = GlobalBatches(30, 8, seed=2, drop_last=False)
-    loader = batches.loader(images, labels, order, pin_memory=False)
+    loader = loader_module.loader(images, labels, order, pin_memory=False)
     assert len(list(loader)) == 4
     assert images.indices == labels.indices == list(order)
 
@@ -196,7 +196,7 @@ def test_batches_are_copies_of_a_read_only_mapping(tmp_path):
     for name, array in (("images", images), ("labels", labels)):
         np.save(tmp_path / f"{name}.npy", array)
     mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")]
-    loader = batches.loader(*mapped, GlobalBatches(16, 16, seed=None, drop_last=False), pin_memory=False)
+    loader = loader_module.loader(*mapped, GlobalBatches(16, 16, seed=None, drop_last=False), pin_memory=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (batch,) = loader
@@ -209,7 +209,7 @@ def test_batches_are_copies_of_a_read_only_mapping(tmp_path):
 
 def test_one_loader_serves_all_epochs():
     order = GlobalBatches(40, 8, seed=0, drop_last=True)
-    loader = batches.loader(*numbered(40), order, pin_memory=False)
+    loader = loader_module.loader(*numbered(40), order, pin_memory=False)
     for epoch, batch in ((0, 0), (1, 0), (1, 3), (2, 5), (0, 0)):
         order.set_position(epoch=epoch, batch=batch)
         assert [found["ids"].tolist() for found in loader] == shuffled(40, 8, epoch=epoch, batch=batch)
@@ -234,7 +234,7 @@ def make_loader(case):
     num_images, batch_size, seed, epoch, first_batch = CASES[case]
     order = GlobalBatches(num_images, batch_size, seed=seed, drop_last=seed is not None)
     order.set_position(epoch=epoch, batch=first_batch)
-    return batches.loader(*numbered(num_images), order, pin_memory=False)
+    return loader_module.loader(*numbered(num_images), order, pin_memory=False)
 
 
 def ids_of(loader):
@@ -321,7 +321,7 @@ def test_the_cases_test_what_they_should():
 
 def test_a_prepared_loader_follows_its_order_through_the_epochs():
     order = GlobalBatches(40, 8, seed=0, drop_last=True)
-    loader = make_accelerator().prepare(batches.loader(*numbered(40), order, pin_memory=False))
+    loader = make_accelerator().prepare(loader_module.loader(*numbered(40), order, pin_memory=False))
     for epoch, batch in ((0, 2), (0, 5), (1, 0), (2, 4)):
         order.set_position(epoch=epoch, batch=batch)
         assert ids_of(loader) == shuffled(40, 8, epoch=epoch, batch=batch)

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import ablations
 
 import recipes
-from alexnet_dist import config, kernels
+from alexnet_dist import config
+from alexnet_dist.visualization import kernel_images
 
 
 @pytest.mark.parametrize("change", ablations.ROWS)
@@ -123,5 +124,5 @@ def test_a_recipe_that_was_stopped_goes_on(trained, monkeypatch):
 
 
 def test_pictures_that_are_copied_are_among_those_that_a_run_draws():
-    assert {name.rsplit("_", 1)[0] for name in recipes.PICTURES} <= set(kernels.PIXEL)
-    assert {name.rsplit("_", 1)[1] for name in recipes.PICTURES} <= set(kernels.WHICH)
+    assert {name.rsplit("_", 1)[0] for name in recipes.PICTURES} <= set(kernel_images.PIXEL)
+    assert {name.rsplit("_", 1)[1] for name in recipes.PICTURES} <= set(kernel_images.WHICH)

@@ -38,7 +38,7 @@ def test_sizes_follow_from_the_layers():
 @pytest.mark.parametrize("image_size", [64, 224])
 def test_operations_are_those_that_train_py_counts(image_size):
     from alexnet_dist import config
-    from alexnet_dist import model as network
+    from alexnet_dist.models import alexnet as network
 
     built = network.build(config.ModelConfig(), num_classes=10, seed=0)
     assert sum(p.numel() for p in built.parameters()) == model.GRADIENTS

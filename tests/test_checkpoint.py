@@ -16,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alexnet_dist import checkpoint, engine, optim
-from alexnet_dist.config import OptimConfig, UserError
+from alexnet_dist.config import OptimConfig
+from alexnet_dist.errors import UserError
+from alexnet_dist.training import checkpoint
+from alexnet_dist.training import optimizer as optimizer_module
+from alexnet_dist.training import progress as progress_module
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,7 +33,7 @@ def network(seed: int = 0) -> nn.Module:
 
 def trained(name: str = "adam", steps: int = 3, model: nn.Module | None = None, optimizer=None):
     model = model or network()
-    optimizer = optimizer or optim.build(model, OptimConfig(name=name, lr=0.01))
+    optimizer = optimizer or optimizer_module.build(model, OptimConfig(name=name, lr=0.01))
     generator = torch.Generator().manual_seed(steps)
     for _ in range(steps):
         model(torch.randn(4, 3, 8, 8, generator=generator)).square().mean().backward()
@@ -51,7 +54,7 @@ def test_training_goes_on_to_the_bit_after_save_and_load(tmp_path, name):
     model, optimizer = trained(name)
     path = save(tmp_path, model=model, optimizer=optimizer)
     fresh = network(seed=1)
-    fresh_optimizer = optim.build(fresh, OptimConfig(name=name, lr=0.01))
+    fresh_optimizer = optimizer_module.build(fresh, OptimConfig(name=name, lr=0.01))
     checkpoint.load(path, model=fresh, optimizer=fresh_optimizer, ema=None)
     trained(steps=4, model=model, optimizer=optimizer)
     trained(steps=4, model=fresh, optimizer=fresh_optimizer)
@@ -217,7 +220,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one(tmp_path, moment)
     """The process dies without warning (as by SIGKILL) between two steps of the save."""
     code = (
         "import os, sys; sys.path[:0] = ['tests', '.']; from pathlib import Path; import test_checkpoint as t\n"
-        "from alexnet_dist import checkpoint, files\n"
+        "from alexnet_dist import atomic_files as files\nfrom alexnet_dist.training import checkpoint\n"
         "def die_after(count, original):\n"
         "    calls = []\n"
         "    def wrapped(*a, **k):\n"
@@ -279,7 +282,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
     path = save(tmp_path)
     other = nn.Linear(2, 2)
     with pytest.raises(UserError, match="does not fit"):
-        checkpoint.load(path, model=other, optimizer=optim.build(other, OptimConfig()), ema=None)
+        checkpoint.load(path, model=other, optimizer=optimizer_module.build(other, OptimConfig()), ema=None)
 
 
 def test_nothing_in_a_checkpoint_is_pickled(tmp_path):
@@ -368,9 +371,9 @@ def test_the_previous_releases_checkpoint_continues(tmp_path):
     """R20. It was written by version 0.1.0, before there was a GradScaler's state; `trained()` is how its run began."""
     shutil.copytree(ROOT / "tests" / "fixtures" / "checkpoints_0.1", tmp_path / "checkpoints")
     path, state = checkpoint.newest(tmp_path / "checkpoints")
-    assert engine.Progress(**state["progress"]).best_top1 == 0.25
+    assert progress_module.Progress(**state["progress"]).best_top1 == 0.25
     model = network(seed=1)
-    optimizer = optim.build(model, OptimConfig(name="adam", lr=0.01))
+    optimizer = optimizer_module.build(model, OptimConfig(name="adam", lr=0.01))
     checkpoint.load(path, model=model, optimizer=optimizer, ema=None)
     assert_same(model.state_dict(), safetensors.torch.load_file(path / "model.safetensors"))
     then, its_optimizer = trained()

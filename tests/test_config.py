@@ -10,7 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alexnet_dist.config import Config, UserError, changed_fields, flat, parse, to_dict, to_yaml
+from alexnet_dist.config import Config, changed_fields, flat, parse, to_dict, to_yaml
+from alexnet_dist.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_dist import cards, console
+from alexnet_dist.commands import run_summary
 from alexnet_dist.config import Config, DataConfig, OptimConfig
-from alexnet_dist.console import Console, duration
-from alexnet_dist.distributed import Hardware, Precision
-from alexnet_dist.engine import Progress
+from alexnet_dist.distributed.hardware import Hardware
+from alexnet_dist.distributed.precision import Precision
+from alexnet_dist.text import duration
+from alexnet_dist.tracking import console
+from alexnet_dist.tracking.console import Console
+from alexnet_dist.training.progress import Progress
 
 RECORD = {"perf/step_ms": 500.0, "perf/images_per_second": 1234.5, "train/loss": 2.30259}
 
@@ -171,12 +174,12 @@ CONFIG = Config(
 def run_card(dataset, network, *, config=CONFIG, job=None, progress=None, tracking="none"):
     job = job or job_on()
     places = {"hosts": {"a": 1, "b": 1}, "backend": "gloo", "interconnect": "eth0"}
-    facts = cards.facts(config, dataset, network, job) | places
-    return cards.run_card(config, facts, job, progress or Progress(), tracking)
+    facts = run_summary.facts(config, dataset, network, job) | places
+    return run_summary.run_card(config, facts, job, progress or Progress(), tracking)
 
 
 def test_facts(dataset, network):
-    facts = cards.facts(CONFIG, dataset, network, job_on(world_size=2))
+    facts = run_summary.facts(CONFIG, dataset, network, job_on(world_size=2))
     assert json.loads(json.dumps(facts)) == facts, "ready for JSON"
     expected = {
         "num_parameters": 1000,
@@ -255,9 +258,11 @@ def test_epoch_line():
         "val/top1": 0.456789,
         "perf/epoch_seconds": 80.2,
     }
-    line = cards.epoch_line(record, epochs=10, split="test")
+    line = run_summary.epoch_line(record, epochs=10, split="test")
     assert line == "epoch 2/10  training loss 1.2346  test loss 0.9877  test accuracy 45.679%  1 m 20 s"
-    assert "held-out loss 0.9877  held-out accuracy 45.679%" in cards.epoch_line(record, epochs=10, split="held-out")
+    assert "held-out loss 0.9877  held-out accuracy 45.679%" in run_summary.epoch_line(
+        record, epochs=10, split="held-out"
+    )
 
 
 def finished():
@@ -276,8 +281,8 @@ def finished():
 
 
 def test_summary_and_result_card(dataset, network):
-    facts = cards.facts(CONFIG, dataset, network, job_on())
-    summary = cards.summary(facts, finished(), status="finished")
+    facts = run_summary.facts(CONFIG, dataset, network, job_on())
+    summary = run_summary.summary(facts, finished(), status="finished")
     expected = {
         "status": "finished",
         "best_top1": 0.42,
@@ -300,7 +305,7 @@ def test_summary_and_result_card(dataset, network):
     }
     assert {key: summary[key] for key in expected} == expected
     assert json.loads(json.dumps(summary)) == summary
-    assert cards.result_card(summary, finished(), CONFIG, "W&B offline") == {
+    assert run_summary.result_card(summary, finished(), CONFIG, "W&B offline") == {
         "status": "finished",
         "top-1": "41.000% at the end, 42.000% at best (epoch 1); 43.000% with mirror images",
         "time": "1 m 05 s for 312 steps",
@@ -311,8 +316,8 @@ def test_summary_and_result_card(dataset, network):
 
 
 def test_summary_of_a_run_that_failed_at_once(dataset, network):
-    facts = cards.facts(CONFIG, dataset, network, job_on())
-    summary = cards.summary(facts, Progress(), status="failed")
+    facts = run_summary.facts(CONFIG, dataset, network, job_on())
+    summary = run_summary.summary(facts, Progress(), status="failed")
     assert summary["status"] == "failed"
     assert summary["images_per_second"] is None
     assert summary["final_top1"] is None
@@ -329,7 +334,7 @@ def test_summary_of_a_run_that_failed_at_once(dataset, network):
     ids=["the lecture's loss", "another loss", "nothing moved"],
 )
 def test_words_of_a_collapse(loss, moved, words):
-    said = cards.collapse_words("chance", {"train/epoch_loss": loss}, num_classes=10, moved=moved)
+    said = run_summary.collapse_words("chance", {"train/epoch_loss": loss}, num_classes=10, moved=moved)
     assert said.startswith("chance")
     assert all(word in said for word in words), said
 
@@ -338,13 +343,13 @@ def test_collapse_advice_names_real_options():
     from alexnet_dist.config import parse
 
     for words in ("--optim.lr", "--optim.warmup-epochs"):
-        assert words in cards.COLLAPSE_ADVICE
+        assert words in run_summary.COLLAPSE_ADVICE
         parse([words, "0.5"])
 
 
 def test_what_a_run_is_filed_under_and_what_is_said_of_its_end(dataset, network):
-    facts = cards.facts(CONFIG, dataset, network, job_on())
-    assert cards.tags(facts) == [facts["dataset"], facts["precision"], "1 process"]
-    assert cards.tags({**facts, "world_size": 8})[-1] == "8 processes"
-    finding = cards.finding(cards.summary(facts, finished(), status="finished"))
+    facts = run_summary.facts(CONFIG, dataset, network, job_on())
+    assert run_summary.tags(facts) == [facts["dataset"], facts["precision"], "1 process"]
+    assert run_summary.tags({**facts, "world_size": 8})[-1] == "8 processes"
+    finding = run_summary.finding(run_summary.summary(facts, finished(), status="finished"))
     assert finding == f"{facts['dataset']}: top-1 41.00% after 312 steps, 42.00% at best (epoch 1), 1 m 05 s"

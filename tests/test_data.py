@@ -31,9 +31,11 @@ from datasets import Image as ImageFeature
 from PIL import Image, features
 from ranks import run_ranks
 
-from alexnet_dist import cache as data_cache
-from alexnet_dist import data, decode, files, imagedata
-from alexnet_dist.config import DataConfig, UserError
+from alexnet_dist import atomic_files
+from alexnet_dist.config import DataConfig
+from alexnet_dist.data import cache as data_cache
+from alexnet_dist.data import decode, image_data, sources
+from alexnet_dist.errors import UserError
 
 # what damaged files provoke from Pillow beside the error; the package's own warnings stay visible
 pytestmark = [
@@ -111,7 +113,7 @@ def load(tmp_path):
 
     def load_from(dataset, **options):
         settings = {"cache_dir": tmp_path / "cache", "batch_size": 1} | options
-        return data.load(DataConfig(dataset=str(dataset), **settings))
+        return sources.load(DataConfig(dataset=str(dataset), **settings))
 
     return load_from
 
@@ -125,7 +127,7 @@ def complaint(load):
             load(dataset, **options)
         message = str(caught.value)
         assert "\n" not in message, "a user's error is one line"
-        assert not isinstance(caught.value, data.HubUnreachableError)
+        assert not isinstance(caught.value, sources.HubUnreachableError)
         return message.replace(str(dataset), "FOLDER")
 
     return load_badly
@@ -146,7 +148,7 @@ def assert_equal_data(left, right):
 
 def in_memory(loaded):
     """Copy, so that what happens to the cache's files later does not matter."""
-    train, test = (imagedata.Split(np.array(s.images), np.array(s.labels)) for s in (loaded.train, loaded.test))
+    train, test = (image_data.Split(np.array(s.images), np.array(s.labels)) for s in (loaded.train, loaded.test))
     return replace(loaded, train=train, test=test)
 
 
@@ -594,7 +596,7 @@ def test_an_unreadable_source_is_the_users_error(good, complaint, monkeypatch):
     def denied(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(files, "sha256", denied)
+    monkeypatch.setattr(atomic_files, "sha256", denied)
     assert "Permission denied" in complaint(good)
 
 
@@ -647,7 +649,7 @@ def test_held_out_images_are_of_the_training_split_and_no_longer_in_it(image_fol
     assert np.bincount(held.train.labels).tolist() == [15, 15, 15]
     originals = sorted(image.tobytes() for image in whole.train.images)
     assert sorted(image.tobytes() for image in (*held.train.images, *held.test.images)) == originals
-    assert held.mean == imagedata.statistics(held.train.images)[0], "statistics are those of what is trained on"
+    assert held.mean == image_data.statistics(held.train.images)[0], "statistics are those of what is trained on"
     assert held.fingerprint != whole.fingerprint
     assert_equal_data(held, load(folder, val_fraction=0.25))
 
@@ -679,11 +681,11 @@ def test_mean_and_std_are_those_of_the_training_pixels(tmp_path, load):
 @pytest.mark.parametrize("shape", [(4, 3, 4, 4), (7, 3, 7, 7), (3, 3, 5, 5)])
 def test_a_constant_channel_has_a_deviation_of_one(shape):
     """Rounding must not leave 1e-16, by which another image's pixels would be divided."""
-    wrong = [value for value in range(256) if imagedata.statistics(np.full(shape, value, np.uint8))[1] != (1, 1, 1)]
+    wrong = [value for value in range(256) if image_data.statistics(np.full(shape, value, np.uint8))[1] != (1, 1, 1)]
     assert wrong == []
     images = np.zeros(shape, np.uint8)
     images[0, 1, 0, 0] = 1
-    red, green, blue = imagedata.statistics(images)[1]
+    red, green, blue = image_data.statistics(images)[1]
     assert (red, blue) == (1, 1)
     assert 0 < green < 1 / 255
 
@@ -693,7 +695,7 @@ def test_a_constant_channel_has_a_deviation_of_one(shape):
 
 def test_a_second_load_maps_the_cache_and_decodes_nothing(good, load, monkeypatch):
     first = load(good)
-    monkeypatch.setattr(data, "decode", undecodable)
+    monkeypatch.setattr(sources, "decode", undecodable)
     monkeypatch.setattr(datasets, "load_dataset", undecodable)
     second = load(good)
     assert_equal_data(first, second)
@@ -713,7 +715,7 @@ def test_a_second_load_maps_the_cache_and_decodes_nothing(good, load, monkeypatc
 
 def test_the_cache_defaults_to_the_users_cache_folder(good, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    loaded = data.load(DataConfig(dataset=str(good), batch_size=1))
+    loaded = sources.load(DataConfig(dataset=str(good), batch_size=1))
     assert Path(loaded.train.images.filename).is_relative_to(tmp_path / "xdg" / "alexnet_dist")
 
 
@@ -790,7 +792,7 @@ def test_a_damaged_cache_is_decoded_again(good, load, caplog, monkeypatch, damag
     assert_equal_data(load(good), intact)
     assert [r.levelname for r in caplog.records if "is damaged: decoding again" in r.getMessage()] == ["WARNING"]
     caplog.clear()
-    monkeypatch.setattr(data, "decode", undecodable)
+    monkeypatch.setattr(sources, "decode", undecodable)
     assert_equal_data(load(good), intact)
     assert caplog.records == [], "the second load found it repaired"
 
@@ -852,7 +854,7 @@ def die_while_writing(dataset, cache):
         os.kill(os.getpid(), signal.SIGKILL)
 
     np.save = killed
-    data.load(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
+    sources.load(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
 
 
 def test_a_killed_writer_does_no_harm(good, load, tmp_path):
@@ -896,7 +898,7 @@ def test_a_cache_that_cannot_be_made_is_the_users_error(good, complaint, tmp_pat
 
 def load_counted(dataset, cache, log):
     """Load as one of two processes that start together; each decoding leaves a line in the log."""
-    original = data.decode
+    original = sources.decode
 
     def counted(*arguments):
         with Path(log).open("a", encoding="utf-8") as file:
@@ -904,13 +906,13 @@ def load_counted(dataset, cache, log):
         time.sleep(0.5)  # the other has every chance to decode, too
         return original(*arguments)
 
-    data.decode = counted
+    sources.decode = counted
     Path(f"{log}.{os.environ['RANK']}").touch()
     end = time.monotonic() + 60
     while not (Path(f"{log}.0").exists() and Path(f"{log}.1").exists()):
         assert time.monotonic() < end, "the other process did not start"
         time.sleep(0.005)
-    loaded = data.load(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
+    loaded = sources.load(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
     return in_memory(loaded), type(loaded.train.images).__name__
 
 
@@ -929,7 +931,7 @@ def test_of_two_processes_one_decodes(good, tmp_path):
 
 
 def test_without_network_the_ways_out_are_told(load):
-    with pytest.raises(data.HubUnreachableError) as caught:
+    with pytest.raises(sources.HubUnreachableError) as caught:
         load("cifar10")
     message = str(caught.value)
     assert "uoft-cs/cifar10" in message
@@ -961,7 +963,7 @@ def test_a_folder_of_the_same_name_does_not_shadow_a_named_data_set(tmp_path, lo
     monkeypatch.chdir(tmp_path)
     for name in ("cifar10", "synthetic"):
         hub_folder(tmp_path / name, train=pets(pngs(2)), test=pets(pngs(2)))
-    with pytest.raises(data.HubUnreachableError):
+    with pytest.raises(sources.HubUnreachableError):
         load("cifar10")
     assert load("synthetic").train.images.shape[2:] == (32, 32)
     assert load("./cifar10").train.images.shape == (2, 3, 4, 4)
@@ -1008,7 +1010,7 @@ def test_a_connection_that_breaks_counts_as_unreachable(load, monkeypatch):
         raise library.ReadTimeout("The read operation timed out")
 
     monkeypatch.setattr(datasets, "load_dataset", broken)
-    with pytest.raises(data.HubUnreachableError, match="timed out"):
+    with pytest.raises(sources.HubUnreachableError, match="timed out"):
         load("some/set")
 
 
@@ -1018,10 +1020,10 @@ def test_a_hub_data_set_is_cached_by_revision(load, monkeypatch):
     def read(name, revision):
         asked.append((name, revision))
         images = random_images(2, seed=len(asked)).transpose(0, 3, 1, 2)
-        split = imagedata.Split(images, np.array([0, 1]))
+        split = image_data.Split(images, np.array([0, 1]))
         return split, split, ("cat", "dog")
 
-    monkeypatch.setattr(data, "_read_hub", read)
+    monkeypatch.setattr(sources, "_read_hub", read)
     first, pinned, again = load("cifar10"), load("cifar10", revision="abc"), load("cifar10")
     assert asked == [("uoft-cs/cifar10", None), ("uoft-cs/cifar10", "abc")]
     assert_equal_data(first, again)
@@ -1056,28 +1058,28 @@ def test_any_answer_of_a_server_is_an_answer():
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
         try:
-            assert data.answers(url)
+            assert sources.answers(url)
         finally:
             server.shutdown()
             thread.join()
-    assert not data.answers(url), "nobody listens any more"
+    assert not sources.answers(url), "nobody listens any more"
 
 
 def test_the_hub_has_an_address_unless_it_is_to_be_left_alone():
-    assert data.hub({}) == "https://huggingface.co"
-    assert data.hub({"HF_ENDPOINT": "http://mirror"}) == "http://mirror"
+    assert sources.hub({}) == "https://huggingface.co"
+    assert sources.hub({"HF_ENDPOINT": "http://mirror"}) == "http://mirror"
     for yes in ("1", "true", "YES", "on"):
-        assert data.hub({"HF_ENDPOINT": "http://mirror", "HF_HUB_OFFLINE": yes}) is None
-    assert data.hub({"HF_HUB_OFFLINE": "0"}) is not None
+        assert sources.hub({"HF_ENDPOINT": "http://mirror", "HF_HUB_OFFLINE": yes}) is None
+    assert sources.hub({"HF_HUB_OFFLINE": "0"}) is not None
 
 
 @pytest.mark.parametrize(("reachable", "offline"), [(True, None), (False, "1")])
 def test_a_hub_that_does_not_answer_is_not_asked_for_images(monkeypatch, reachable, offline):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(data, "answers", lambda _: reachable)
+    monkeypatch.setattr(sources, "answers", lambda _: reachable)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
-    with pytest.raises(data.HubUnreachableError):
-        data.load(DataConfig(dataset="cifar10"))
+    with pytest.raises(sources.HubUnreachableError):
+        sources.load(DataConfig(dataset="cifar10"))
     assert os.environ.get("HF_HUB_OFFLINE") == offline
 
 
@@ -1094,7 +1096,7 @@ def test_a_captive_portal_that_speaks_no_http_is_no_answer():
         thread = threading.Thread(target=answer)
         thread.start()
         try:
-            assert not data.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
+            assert not sources.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
         finally:
             thread.join()
 
@@ -1174,5 +1176,5 @@ def test_real_cifar10(load, monkeypatch):
     for index in range(0, 50_000, 997):
         pixels = as_pillow_reads(rows[index]["bytes"].as_py())
         np.testing.assert_array_equal(loaded.train.images[index].transpose(1, 2, 0), pixels)
-    monkeypatch.setattr(data, "decode", undecodable)
+    monkeypatch.setattr(sources, "decode", undecodable)
     assert load(folder).fingerprint == loaded.fingerprint

@@ -13,9 +13,9 @@ import torch
 from ranks import free_port, run_ranks
 from tiny import equal, losses, records, run, run_with_ids, summary, weights
 
-from alexnet_dist import checkpoint, metrics
-from alexnet_dist.config import UserError
-from alexnet_dist.preprocess import Preprocess
+from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.errors import UserError
+from alexnet_dist.training import checkpoint, metrics
 
 ROOT = Path(__file__).parent.parent
 SAME = ["--runtime.cpu", "--model.dropout", "0"]  # what has to be equal for losses to be equal

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from tiny import FLAGS, equal, losses, records, run, weights
 
-from alexnet_dist import checkpoint, runlog
-from alexnet_dist.config import UserError, parse
+from alexnet_dist.config import parse
+from alexnet_dist.errors import UserError
+from alexnet_dist.tracking import run_logger
+from alexnet_dist.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,7 +23,7 @@ def command(folder: Path, *flags: str, first: str = "") -> subprocess.CompletedP
         "import sys; sys.path[:0] = ['tests', '.']\n"
         f"sys.argv = ['train.py', *{[*FLAGS, '--out-dir', str(folder), *flags]!r}]\n"
         "import torchvision, tiny, train\n"
-        "from alexnet_dist import checkpoint, distributed\n"
+        "from alexnet_dist.distributed import hardware as distributed\nfrom alexnet_dist.training import checkpoint\n"
         "from alexnet_dist.config import parse\n"
         "torchvision.models.alexnet = tiny.tiny_alexnet\n"
         "distributed.matmul_flops = lambda *_: 1e12\n"
@@ -63,7 +65,7 @@ def test_a_save_that_fails_in_the_background_ends_the_run_soon(tmp_path):
 
 def test_a_full_disk_under_the_metrics_is_one_line(tmp_path):
     config = parse([*FLAGS, "--out-dir", str(tmp_path)])
-    log = runlog.RunLog(config, facts={}, enabled=True, step=0)
+    log = run_logger.RunLog(config, facts={}, enabled=True, step=0)
     log.open()
     log.log({"global_step": 1, "epoch": 1, "train/loss": 1.0})
     (tmp_path / "metrics.jsonl").rename(tmp_path / "kept")
@@ -74,9 +76,9 @@ def test_a_full_disk_under_the_metrics_is_one_line(tmp_path):
 
 def test_a_full_disk_at_the_end_hides_nothing(tmp_path, monkeypatch, caplog):
     config = parse([*FLAGS, "--out-dir", str(tmp_path)])
-    log = runlog.RunLog(config, facts={}, enabled=True, step=0)
+    log = run_logger.RunLog(config, facts={}, enabled=True, step=0)
     log.open()
-    monkeypatch.setattr(runlog.files, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(run_logger.files, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     log.write_summary({"status": "finished"})
     log.mark_preempted("SIGTERM after step 3", requeue=True)
     assert caplog.text.count("cannot be written") == 2

@@ -14,8 +14,12 @@ from accelerate import Accelerator
 from accelerate.utils import DDPCommunicationHookType
 from ranks import run_ranks
 
-from alexnet_dist import distributed
-from alexnet_dist.config import Config, DataConfig, OptimConfig, RuntimeConfig, UserError
+from alexnet_dist.config import Config, DataConfig, OptimConfig, RuntimeConfig
+from alexnet_dist.distributed import accelerator as accelerator_module
+from alexnet_dist.distributed import hardware as hardware_module
+from alexnet_dist.distributed import launch_checks, network
+from alexnet_dist.distributed import precision as precision_module
+from alexnet_dist.errors import UserError
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -53,21 +57,21 @@ def gpu(monkeypatch):
 def test_processes_without_devices_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"2 processes.* --runtime\.cpu"):
-        distributed.check_launch(config_for())
-    distributed.check_launch(config_for(cpu=True))
+        launch_checks.check_launch(config_for())
+    launch_checks.check_launch(config_for(cpu=True))
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_one_process_needs_no_device_of_its_own(monkeypatch):
-    distributed.check_launch(config_for())
+    launch_checks.check_launch(config_for())
     monkeypatch.setenv("WORLD_SIZE", "1")
-    distributed.check_launch(config_for())
+    launch_checks.check_launch(config_for())
 
 
 @pytest.mark.usefixtures("gpu")
 def test_processes_with_devices_are_fine(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
-    distributed.check_launch(config_for())
+    launch_checks.check_launch(config_for())
 
 
 @pytest.mark.parametrize(
@@ -88,17 +92,17 @@ def test_batch_that_processes_cannot_share(batch_size, world_size, accumulate, n
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     config = config_for(batch_size=batch_size, accumulate=accumulate, cpu=True)
     if nearest is None:
-        distributed.check_launch(config)
+        launch_checks.check_launch(config)
         return
     with pytest.raises(UserError) as refusal:
-        distributed.check_launch(config)
+        launch_checks.check_launch(config)
     message = str(refusal.value)
     assert message.startswith(f"--data.batch-size {batch_size} ")
     assert f"{world_size} processes" in message
     assert message.endswith(f"that do are {nearest}")
     assert (f"--optim.accumulate {accumulate}" in message) == (accumulate > 1)
     for value in map(int, nearest.split(" or ")):
-        distributed.check_launch(config_for(batch_size=value, accumulate=accumulate, cpu=True))
+        launch_checks.check_launch(config_for(batch_size=value, accumulate=accumulate, cpu=True))
 
 
 @pytest.mark.parametrize(
@@ -115,13 +119,13 @@ def test_a_refusal_ends_a_launcher_that_would_start_it_again(launcher, local_ran
     for name, value in {**launcher, "WORLD_SIZE": "3", "LOCAL_RANK": local_rank}.items():
         monkeypatch.setenv(name, value)
     later, slept = [], []
-    monkeypatch.setattr(distributed.atexit, "register", lambda *call: later.append(call))
-    monkeypatch.setattr(distributed.time, "sleep", slept.append)
+    monkeypatch.setattr(accelerator_module.atexit, "register", lambda *call: later.append(call))
+    monkeypatch.setattr(accelerator_module.time, "sleep", slept.append)
     config = dataclasses.replace(config_for(cpu=True), out_dir=tmp_path)
     with pytest.raises(UserError, match="does not divide by 3 processes"):
-        distributed.check_launch(config)
+        launch_checks.check_launch(config)
     assert later == ([(os.kill, os.getppid(), signal.SIGTERM)] if ends_it else [])
-    assert slept == ([distributed.WAIT_FOR_FIRST] if ends_it and local_rank == "1" else [])
+    assert slept == ([launch_checks.WAIT_FOR_FIRST] if ends_it and local_rank == "1" else [])
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_a_refusal_ends_a_launcher_that_would_start_it_again(launcher, local_ran
 def test_sizes_that_a_run_would_end_at_are_named_before(nodes, accumulate, odd, monkeypatch, caplog):
     for name, value in {"PET_NNODES": nodes, "LOCAL_WORLD_SIZE": "8"}.items():
         monkeypatch.setenv(name, value)
-    distributed._warn_of_sizes(256, accumulate=accumulate)
+    launch_checks._warn_of_sizes(256, accumulate=accumulate)
     warned = [record.getMessage() for record in caplog.records]
     expected = f"--data.batch-size 256 does not divide by the processes of {odd} machines"
     assert [expected in message for message in warned] == ([True] if odd else [])
@@ -175,15 +179,15 @@ def test_gloo_takes_the_interface_that_leads_to_rank_0(own_address, chosen, inte
         return own_address
 
     found = {name: [SimpleNamespace(address=one) for one in addresses] for name, addresses in INTERFACES.items()}
-    monkeypatch.setattr(distributed.psutil, "net_if_addrs", lambda: found)
-    monkeypatch.setattr(distributed, "_own_address", towards)
-    assert distributed.gloo_interface() == interface
+    monkeypatch.setattr(accelerator_module.psutil, "net_if_addrs", lambda: found)
+    monkeypatch.setattr(network, "_own_address", towards)
+    assert network.gloo_interface() == interface
 
 
 def test_the_own_address_is_that_of_the_way():
-    assert distributed._own_address("127.0.0.1") == "127.0.0.1"
+    assert network._own_address("127.0.0.1") == "127.0.0.1"
     with pytest.raises(OSError, match=r"known|associated|resolution"):
-        distributed._own_address("no-such-host.invalid")
+        network._own_address("no-such-host.invalid")
 
 
 @pytest.mark.parametrize("started", ["1", "4"])
@@ -192,15 +196,15 @@ def test_processes_that_do_not_find_each_other_are_one_line(started, monkeypatch
         raise RuntimeError("Timed out after 601 seconds waiting for clients. 1/4 clients joined.")
 
     monkeypatch.setenv("WORLD_SIZE", started)
-    monkeypatch.setattr(distributed, "_form", form)
+    monkeypatch.setattr(accelerator_module, "_form", form)
     if started == "1":
         with pytest.raises(RuntimeError, match="Timed out"):
-            distributed.make_accelerator(config_for(cpu=True))
+            accelerator_module.make_accelerator(config_for(cpu=True))
     else:
         with pytest.raises(
             UserError, match=r"the 4 processes have not found each other within 600 s \(Timed out.*wall"
         ):
-            distributed.make_accelerator(config_for(cpu=True))
+            accelerator_module.make_accelerator(config_for(cpu=True))
 
 
 # ---- precision ------------------------------------------------------------------------------------------------------
@@ -241,7 +245,7 @@ def test_precision(case, monkeypatch):
     if launcher is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
     use_cpu = pretend(monkeypatch, device)
-    found = distributed.resolve_precision(RuntimeConfig(precision=flag), use_cpu=use_cpu)
+    found = precision_module.resolve_precision(RuntimeConfig(precision=flag), use_cpu=use_cpu)
     assert found.name == name
     assert reason in found.reason
 
@@ -251,16 +255,16 @@ def test_fp16_on_the_cpu_is_refused(flag, launcher, monkeypatch):
     if launcher is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
     with pytest.raises(UserError, match=r"fp16 .*--runtime\.precision bf16 or fp32"):
-        distributed.resolve_precision(RuntimeConfig(precision=flag), use_cpu=True)
+        precision_module.resolve_precision(RuntimeConfig(precision=flag), use_cpu=True)
 
 
 def test_an_older_torch_that_does_not_tell_what_its_cpu_can_do(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert distributed.resolve_precision(RuntimeConfig(), use_cpu=True).name == "fp32"
+    assert precision_module.resolve_precision(RuntimeConfig(), use_cpu=True).name == "fp32"
 
 
 def test_precisions_and_their_types():
-    dtypes = {name: distributed.Precision(name, "").dtype for name in ("fp32", "bf16", "fp16")}
+    dtypes = {name: precision_module.Precision(name, "").dtype for name in ("fp32", "bf16", "fp16")}
     assert dtypes == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -283,12 +287,12 @@ def test_precisions_and_their_types():
     ],
 )
 def test_cpu_threads(cores, wished, local_world_size, threads, monkeypatch):
-    monkeypatch.setattr(distributed.os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(accelerator_module.os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
     if wished is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", wished)
     if local_world_size is not None:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", local_world_size)
-    assert distributed.cpu_threads() == threads
+    assert hardware_module.cpu_threads() == threads
 
 
 # ---- the accelerator ------------------------------------------------------------------------------------------------
@@ -297,7 +301,7 @@ def test_cpu_threads(cores, wished, local_world_size, threads, monkeypatch):
 def test_one_process_on_the_cpu(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    accelerator, precision = distributed.make_accelerator(config_for(cpu=True, precision="fp32"))
+    accelerator, precision = accelerator_module.make_accelerator(config_for(cpu=True, precision="fp32"))
     assert isinstance(accelerator, Accelerator)
     assert (accelerator.num_processes, accelerator.device.type) == (1, "cpu")
     assert precision.name == "fp32"
@@ -311,7 +315,7 @@ def test_one_process_on_the_cpu(monkeypatch):
 def test_processes_that_would_train_independently_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # what Accelerate itself makes of it where there is no GPU
     with pytest.raises(UserError, match=r"started 2 processes and Accelerate formed a group of 1.*--runtime\.cpu"):
-        distributed.make_accelerator(config_for())
+        accelerator_module.make_accelerator(config_for())
 
 
 class StandIn:
@@ -327,28 +331,28 @@ class StandIn:
 
 @pytest.mark.parametrize(("started", "formed"), [("2", 1), ("8", 1), ("1", 2), ("4", 2), (None, 2)])
 def test_a_group_of_another_size_is_refused(started, formed, monkeypatch):
-    monkeypatch.setattr(distributed, "Accelerator", type("Formed", (StandIn,), {"num_processes": formed}))
+    monkeypatch.setattr(accelerator_module, "Accelerator", type("Formed", (StandIn,), {"num_processes": formed}))
     if started is not None:
         monkeypatch.setenv("WORLD_SIZE", started)
     with pytest.raises(UserError, match=f"started {started or 1} processes .* a group of {formed}"):
-        distributed.make_accelerator(config_for(cpu=True))
+        accelerator_module.make_accelerator(config_for(cpu=True))
 
 
 def test_a_group_of_the_same_size_is_fine(monkeypatch):
-    monkeypatch.setattr(distributed, "Accelerator", type("Formed", (StandIn,), {"num_processes": 4}))
+    monkeypatch.setattr(accelerator_module, "Accelerator", type("Formed", (StandIn,), {"num_processes": 4}))
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert distributed.make_accelerator(config_for(cpu=True))[0].num_processes == 4
+    assert accelerator_module.make_accelerator(config_for(cpu=True))[0].num_processes == 4
 
 
 def test_the_launchers_gradient_accumulation_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     with pytest.raises(UserError, match=r"--optim\.accumulate"):
-        distributed.make_accelerator(config_for(cpu=True))
+        accelerator_module.make_accelerator(config_for(cpu=True))
 
 
 def options_of(monkeypatch, config):
-    monkeypatch.setattr(distributed, "Accelerator", StandIn)
-    distributed.make_accelerator(config)
+    monkeypatch.setattr(accelerator_module, "Accelerator", StandIn)
+    accelerator_module.make_accelerator(config)
     ddp, group = StandIn.made["kwargs_handlers"]
     return StandIn.made, ddp, group
 
@@ -370,10 +374,10 @@ def test_accumulation_forbids_a_static_graph(monkeypatch):
 
 
 def test_survey_measures_the_peak(monkeypatch):
-    accelerator, precision = distributed.make_accelerator(config_for(cpu=True, precision="fp32"))
+    accelerator, precision = accelerator_module.make_accelerator(config_for(cpu=True, precision="fp32"))
     measured = []
-    monkeypatch.setattr(distributed, "matmul_flops", lambda *arguments: measured.append(arguments) or 2.5e11)
-    hardware = distributed.survey(accelerator, precision)
+    monkeypatch.setattr(hardware_module, "matmul_flops", lambda *arguments: measured.append(arguments) or 2.5e11)
+    hardware = hardware_module.survey(accelerator, precision)
     assert measured == [(torch.device("cpu"), torch.float32)]
     assert hardware.peak_flops == 2.5e11
     assert (hardware.device, hardware.device_type, hardware.world_size) == ("CPU", "cpu", 1)
@@ -382,11 +386,11 @@ def test_survey_measures_the_peak(monkeypatch):
 
 def test_matrix_products_are_counted_by_hand(monkeypatch):
     ticks = iter([0.0, 0.25, 1.0, 1.5, 2.0, 2.125])  # start and end of each product
-    monkeypatch.setattr(distributed.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(accelerator_module.time, "perf_counter", lambda: next(ticks))
     products = []
     monkeypatch.setattr(torch, "mm", lambda left, right, out=None: products.append((left.shape + right.shape, out)))
     monkeypatch.setattr(torch, "randn", lambda *shape, **_kwargs: torch.empty(shape, device="meta"))
-    flops = distributed.matmul_flops(torch.device("cpu"), torch.float32)
+    flops = hardware_module.matmul_flops(torch.device("cpu"), torch.float32)
     assert flops == 2 * 4096**3 / 0.25, "the best of those that fit into half a second"
     assert products == [(torch.Size([4096] * 4), None)] * 3, "one to warm up, two measured"
 
@@ -417,36 +421,36 @@ def test_freed_memory_is_kept_for_the_next_step():
 
 def test_a_cpu_run_keeps_freed_memory(monkeypatch):
     calls = []
-    monkeypatch.setattr(distributed, "keep_freed_memory", lambda: calls.append("kept"))
-    distributed.make_accelerator(config_for(cpu=True))
+    monkeypatch.setattr(hardware_module, "keep_freed_memory", lambda: calls.append("kept"))
+    accelerator_module.make_accelerator(config_for(cpu=True))
     assert calls == ["kept"]
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
-    monkeypatch.setattr(distributed.ctypes, "CDLL", lambda _name: object())
-    distributed.keep_freed_memory()
-    monkeypatch.setattr(distributed.sys, "platform", "darwin")
-    monkeypatch.setattr(distributed.ctypes, "CDLL", lambda _name: pytest.fail("no business there"))
-    distributed.keep_freed_memory()
+    monkeypatch.setattr(accelerator_module.ctypes, "CDLL", lambda _name: object())
+    hardware_module.keep_freed_memory()
+    monkeypatch.setattr(accelerator_module.sys, "platform", "darwin")
+    monkeypatch.setattr(accelerator_module.ctypes, "CDLL", lambda _name: pytest.fail("no business there"))
+    hardware_module.keep_freed_memory()
 
 
 def test_from_main_on_one_process():
-    accelerator, _ = distributed.make_accelerator(config_for(cpu=True))
-    assert distributed.from_main(accelerator, lambda: {"a": 1}) == {"a": 1}
-    assert distributed.from_main(accelerator, lambda: None) is None
+    accelerator, _ = accelerator_module.make_accelerator(config_for(cpu=True))
+    assert accelerator_module.from_main(accelerator, lambda: {"a": 1}) == {"a": 1}
+    assert accelerator_module.from_main(accelerator, lambda: None) is None
 
     def fail():
         raise UserError("no")
 
     with pytest.raises(UserError, match="no"):
-        distributed.from_main(accelerator, fail)
+        accelerator_module.from_main(accelerator, fail)
 
 
 # ---- two ranks ------------------------------------------------------------------------------------------------------
 
 
 def on_a_rank():
-    accelerator, _ = distributed.make_accelerator(config_for(cpu=True, timeout_seconds=60))
+    accelerator, _ = accelerator_module.make_accelerator(config_for(cpu=True, timeout_seconds=60))
     rank, calls = accelerator.process_index, []
 
     def compute():
@@ -457,14 +461,14 @@ def on_a_rank():
         calls.append(rank)
         raise UserError(f"refused by rank {rank}")
 
-    value = distributed.from_main(accelerator, compute)
+    value = accelerator_module.from_main(accelerator, compute)
     try:
-        error = f"no error but {distributed.from_main(accelerator, refuse)}"
+        error = f"no error but {accelerator_module.from_main(accelerator, refuse)}"
     except UserError as raised:
         error = str(raised)
-    after = distributed.from_main(accelerator, lambda: f"still talking: {rank}")
-    distributed.matmul_flops = lambda *_arguments: 10.0 + rank
-    hardware = distributed.survey(accelerator, distributed.Precision("fp32", ""))
+    after = accelerator_module.from_main(accelerator, lambda: f"still talking: {rank}")
+    hardware_module.matmul_flops = lambda *_arguments: 10.0 + rank
+    hardware = hardware_module.survey(accelerator, precision_module.Precision("fp32", ""))
     accelerator.end_training()
     return {
         "world": (rank, accelerator.num_processes, accelerator.is_main_process),

@@ -20,12 +20,15 @@ import torchvision
 from ranks import free_port
 from torch.distributed import TCPStore  # noqa: TID251 - stands in for a launcher's
 
-from alexnet_dist import data, distributed, doctor, imagedata, meeting, probes, rendezvous, supplies
-from alexnet_dist.config import Config, UserError, parse
+from alexnet_dist.config import Config, parse
+from alexnet_dist.data import image_data, sources
+from alexnet_dist.distributed import hardware
+from alexnet_dist.doctor import checks_hardware, checks_network, checks_storage, cli, compare_nodes
+from alexnet_dist.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-CORES = distributed.cpu_cores()
-NO_GPU = probes.Gpus(names=(), driver=None, cuda="13.0", nccl="2.30.7", trouble="")
+CORES = hardware.cpu_cores()
+NO_GPU = checks_hardware.Gpus(names=(), driver=None, cuda="13.0", nccl="2.30.7", trouble="")
 TWO_GPUS = dataclasses.replace(NO_GPU, names=("H100", "H100"), driver="580.65.06")
 WELL = "--data.dataset digits --runtime.cpu --wandb.mode disabled".split()
 
@@ -40,7 +43,7 @@ def assert_says(finding, level, *fragments):
 
 def found(capsys, *arguments, code):
     """Run the doctor in this process and return its lines as [level, what, message]."""
-    assert doctor.main([*WELL, *arguments]) == code
+    assert cli.main([*WELL, *arguments]) == code
     return [re.split(r" +", line, maxsplit=2) for line in capsys.readouterr().out.splitlines()[:-1]]
 
 
@@ -103,12 +106,12 @@ def test_a_healthy_machine_and_nothing_left_behind(capsys, tmp_path):
 
 def test_quiet_prints_what_is_wrong_alone_and_to_stderr(capsys, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    assert doctor.main([*WELL, "--quiet", "--out-dir", "taken"]) == 2
+    assert cli.main([*WELL, "--quiet", "--out-dir", "taken"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"error +run folder +taken cannot be written \(.*taken is no folder\).*--out-dir\n", err)
     for arguments in (["--quiet"], ["--quiet", "--out-dir", "taken", "--help"]):
-        assert doctor.main([*WELL, *arguments]) == 0
+        assert cli.main([*WELL, *arguments]) == 0
         assert capsys.readouterr() == ("", "")
 
 
@@ -117,7 +120,7 @@ def test_nothing_is_asked_where_it_is_not_wished_or_another_process_of_the_node_
     capsys, monkeypatch, variable, value
 ):
     monkeypatch.setenv(variable, value)
-    assert doctor.main(["--nnodes", "nonsense"]) == 0
+    assert cli.main(["--nnodes", "nonsense"]) == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -134,7 +137,7 @@ def test_nothing_is_asked_where_it_is_not_wished_or_another_process_of_the_node_
 )
 def test_a_mistyped_command_line_is_one_line(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        doctor.main(arguments)
+        cli.main(arguments)
     assert "\n" not in str(caught.value)
 
 
@@ -169,20 +172,20 @@ def test_a_question_that_cannot_be_asked_is_a_line_like_others(capsys, monkeypat
     ],
 )
 def test_gpus(*, gpus, environment, use_cpu, processes, level, fragment):
-    assert_says(probes.gpus(gpus, environment, use_cpu=use_cpu, processes=processes), level, fragment)
+    assert_says(checks_hardware.gpus(gpus, environment, use_cpu=use_cpu, processes=processes), level, fragment)
 
 
 def test_gpus_are_looked_for_without_a_warning_of_torchs(recwarn):
-    assert probes.find_gpus().names == ()
+    assert checks_hardware.find_gpus().names == ()
     assert len(recwarn) == 0
 
 
 def test_precision(monkeypatch):
-    assert_says(probes.precision(parse(["--runtime.precision", "bf16"]).runtime, use_cpu=True), "ok", "bf16")
+    assert_says(checks_hardware.precision(parse(["--runtime.precision", "bf16"]).runtime, use_cpu=True), "ok", "bf16")
     fp16 = parse(["--runtime.precision", "fp16"]).runtime
-    assert_says(probes.precision(fp16, use_cpu=True), "error", "needs a GPU: choose --runtime.precision bf16")
+    assert_says(checks_hardware.precision(fp16, use_cpu=True), "error", "needs a GPU: choose --runtime.precision bf16")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    assert_says(probes.precision(Config().runtime, use_cpu=False), "warning", "no bf16", "lower --optim.lr")
+    assert_says(checks_hardware.precision(Config().runtime, use_cpu=False), "warning", "no bf16", "lower --optim.lr")
 
 
 @pytest.mark.parametrize(
@@ -199,25 +202,25 @@ def test_precision(monkeypatch):
 )
 def test_threads(environment, quota, processes, level, fragment):
     environment = {"LOCAL_WORLD_SIZE": str(processes), **environment}
-    assert_says(probes.threads(environment, use_cpu=True, quota=quota, processes=processes), level, fragment)
+    assert_says(checks_hardware.threads(environment, use_cpu=True, quota=quota, processes=processes), level, fragment)
 
 
 def test_threads_of_processes_on_gpus_are_no_matter():
     environment = {"OMP_NUM_THREADS": "999"}
-    assert_says(probes.threads(environment, use_cpu=False, quota=None, processes=8), "ok", "on GPUs")
+    assert_says(checks_hardware.threads(environment, use_cpu=False, quota=None, processes=8), "ok", "on GPUs")
 
 
 def test_a_containers_share_of_the_cores(tmp_path):
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert probes.cpu_quota(tmp_path / "cpu.max") == 1.5
+    assert checks_hardware.cpu_quota(tmp_path / "cpu.max") == 1.5
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert probes.cpu_quota(tmp_path / "cpu.max") is None
-    assert probes.cpu_quota(tmp_path / "none") is None
+    assert checks_hardware.cpu_quota(tmp_path / "cpu.max") is None
+    assert checks_hardware.cpu_quota(tmp_path / "none") is None
 
 
 def test_shared_memory_matters_between_the_gpus_of_a_node(small_disk):
-    assert_says(probes.shared_memory(small_disk, gpu_processes=2), "warning", "has 1 MB", "--shm-size=1g")
-    assert probes.shared_memory(small_disk, gpu_processes=1) is None
+    assert_says(checks_hardware.shared_memory(small_disk, gpu_processes=2), "warning", "has 1 MB", "--shm-size=1g")
+    assert checks_hardware.shared_memory(small_disk, gpu_processes=1) is None
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
@@ -242,24 +245,26 @@ LAUNCHED = {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 )
 def test_world_formed_against_world_asked_for(*, monkeypatch, environment, flags, asked, nodes, level, fragment):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert_says(probes.world(environment, parse(flags), asked=asked, nodes=nodes), level, fragment)
+    assert_says(checks_hardware.world(environment, parse(flags), asked=asked, nodes=nodes), level, fragment)
 
 
 def test_a_batch_that_fewer_nodes_could_not_share():
     config = parse(["--data.batch-size", "64"])
-    stuck = probes.fewer_nodes(config, processes=8, least=1, most=4)
+    stuck = checks_hardware.fewer_nodes(config, processes=8, least=1, most=4)
     assert_says(stuck, "warning", "with 3 of 4 nodes", "--data.batch-size 64")
-    assert probes.fewer_nodes(config, processes=8, least=4, most=4) is None
-    assert probes.fewer_nodes(parse(["--data.batch-size", "96"]), processes=8, least=1, most=4) is None
+    assert checks_hardware.fewer_nodes(config, processes=8, least=4, most=4) is None
+    assert checks_hardware.fewer_nodes(parse(["--data.batch-size", "96"]), processes=8, least=1, most=4) is None
 
 
 def test_slurm():
     job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}
     step = {**job, "SLURM_STEP_NUM_NODES": "2"}
-    assert probes.slurm({}, nodes=1) is None
-    assert_says(probes.slurm({**step, "SLURM_STEP_NUM_TASKS": "2"}, nodes=2), "ok", "2 nodes, one launcher each")
-    assert_says(probes.slurm({**step, "SLURM_STEP_NUM_TASKS": "16"}, nodes=2), "error", "--ntasks-per-node=1")
-    assert_says(probes.slurm(job, nodes=1), "error", "has 2 nodes and the launch 1", "--nnodes $SLURM_NNODES")
+    assert checks_hardware.slurm({}, nodes=1) is None
+    assert_says(
+        checks_hardware.slurm({**step, "SLURM_STEP_NUM_TASKS": "2"}, nodes=2), "ok", "2 nodes, one launcher each"
+    )
+    assert_says(checks_hardware.slurm({**step, "SLURM_STEP_NUM_TASKS": "16"}, nodes=2), "error", "--ntasks-per-node=1")
+    assert_says(checks_hardware.slurm(job, nodes=1), "error", "has 2 nodes and the launch 1", "--nnodes $SLURM_NNODES")
 
 
 QUOTED = 'distributed_type: "MULTI_GPU"\nmixed_precision: "no"\n'
@@ -289,7 +294,7 @@ def test_accelerates_configuration(*, tmp_path, content, flags, asked, gpus, fau
     path, default = tmp_path / "accelerate.yaml", tmp_path / "default_config.yaml"
     if content is not None:
         path.write_text(content)
-    finding = probes.accelerate_file(path, default, config=parse(flags), asked=asked, gpus=gpus)
+    finding = checks_hardware.accelerate_file(path, default, config=parse(flags), asked=asked, gpus=gpus)
     if fault is None:
         assert_says(finding, "ok", "accelerate.yaml")
     else:
@@ -298,21 +303,21 @@ def test_accelerates_configuration(*, tmp_path, content, flags, asked, gpus, fau
 
 def test_the_shipped_configuration_is_fine():
     path = ROOT / "accelerate_config.yaml"
-    assert_says(probes.accelerate_file(path, path, config=Config(), asked=None, gpus=2), "ok", path.name)
+    assert_says(checks_hardware.accelerate_file(path, path, config=Config(), asked=None, gpus=2), "ok", path.name)
 
 
 def test_the_hidden_configuration_is_named():
     """G6."""
     from accelerate.commands.config.config_args import default_yaml_config_file as accelerates
 
-    hidden = probes.accelerate_default(os.environ)
+    hidden = checks_hardware.accelerate_default(os.environ)
     there = re.sub("^.*/huggingface/", "huggingface/", accelerates)
     assert str(hidden).endswith(there)
-    finding = probes.accelerate_file(None, hidden, config=Config(), asked=None, gpus=0)
+    finding = checks_hardware.accelerate_file(None, hidden, config=Config(), asked=None, gpus=0)
     assert_says(finding, "ok", "no configuration file")
     hidden.parent.mkdir(parents=True)
     hidden.write_text(QUOTED)
-    finding = probes.accelerate_file(None, hidden, config=Config(), asked=None, gpus=0)
+    finding = checks_hardware.accelerate_file(None, hidden, config=Config(), asked=None, gpus=0)
     assert_says(finding, "warning", str(hidden), "--config_file names another", "num_processes is missing")
 
 
@@ -320,45 +325,45 @@ def test_the_hidden_configuration_is_named():
 
 
 def nodes_at(host="127.0.0.1", port=1, *, rank=0, most=2, **changes):
-    return rendezvous.Nodes(most, most, rank, host, port, **changes)
+    return checks_network.Nodes(most, most, rank, host, port, **changes)
 
 
 def test_address(taken):
     port = free_port()
-    with_name = rendezvous.address(nodes_at("nowhere.invalid"))
+    with_name = checks_network.address(nodes_at("nowhere.invalid"))
     assert_says(with_name, "error", "nowhere.invalid has no address here: correct --rdzv")
-    assert_says(rendezvous.address(nodes_at("192.0.2.1")), "error", "no address of this machine")
-    assert_says(rendezvous.address(nodes_at("192.0.2.1", rank=1)), "ok", "192.0.2.1")
-    assert_says(rendezvous.address(nodes_at(port=taken)), "error", f"port {taken} is taken", "choose another port")
-    assert_says(rendezvous.address(nodes_at(port=port)), "warning", "each machine's own address")
-    assert_says(rendezvous.address(nodes_at(port=taken, launched=True)), "ok", "formed by the launcher")
+    assert_says(checks_network.address(nodes_at("192.0.2.1")), "error", "no address of this machine")
+    assert_says(checks_network.address(nodes_at("192.0.2.1", rank=1)), "ok", "192.0.2.1")
+    assert_says(checks_network.address(nodes_at(port=taken)), "error", f"port {taken} is taken", "choose another port")
+    assert_says(checks_network.address(nodes_at(port=port)), "warning", "each machine's own address")
+    assert_says(checks_network.address(nodes_at(port=taken, launched=True)), "ok", "formed by the launcher")
 
 
 def test_a_name_server_that_is_silent_is_left(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(30))
     began = time.monotonic()
-    assert rendezvous.addresses("head", seconds=0.2) == []
+    assert checks_network.addresses("head", seconds=0.2) == []
     assert time.monotonic() - began < 5
 
 
 def test_the_port_of_a_single_node(monkeypatch, taken):
-    assert rendezvous.launcher_port({}, processes=1) is None
-    assert rendezvous.launcher_port({"WORLD_SIZE": "2"}, processes=2) is None
-    monkeypatch.setattr(rendezvous, "ACCELERATE_PORT", free_port())
-    assert_says(rendezvous.launcher_port({}, processes=2), "ok", "is free")
-    monkeypatch.setattr(rendezvous, "ACCELERATE_PORT", taken)
-    assert_says(rendezvous.launcher_port({}, processes=2), "warning", f"{taken} is taken", "--main_process_port 0")
+    assert checks_network.launcher_port({}, processes=1) is None
+    assert checks_network.launcher_port({"WORLD_SIZE": "2"}, processes=2) is None
+    monkeypatch.setattr(checks_network, "ACCELERATE_PORT", free_port())
+    assert_says(checks_network.launcher_port({}, processes=2), "ok", "is free")
+    monkeypatch.setattr(checks_network, "ACCELERATE_PORT", taken)
+    assert_says(checks_network.launcher_port({}, processes=2), "warning", f"{taken} is taken", "--main_process_port 0")
 
 
 def test_interface(monkeypatch):
     afar = nodes_at("192.0.2.1", rank=1)
-    assert rendezvous.interface({}, nodes_at()) is None
-    monkeypatch.setattr(rendezvous, "interface_towards", lambda host: f"eth3@{host}")
-    assert_says(rendezvous.interface({}, afar), "ok", "eth3@", f"towards {afar.host}")
-    monkeypatch.setattr(rendezvous, "interface_towards", lambda _: None)
-    assert_says(rendezvous.interface({}, afar), "error", "nothing leads to", "GLOO_SOCKET_IFNAME")
-    assert_says(rendezvous.interface({"GLOO_SOCKET_IFNAME": "lo"}, afar), "ok", "lo, by GLOO_SOCKET_IFNAME")
-    assert_says(rendezvous.interface({"GLOO_SOCKET_IFNAME": "eth77"}, afar), "error", "no eth77 here")
+    assert checks_network.interface({}, nodes_at()) is None
+    monkeypatch.setattr(checks_network, "interface_towards", lambda host: f"eth3@{host}")
+    assert_says(checks_network.interface({}, afar), "ok", "eth3@", f"towards {afar.host}")
+    monkeypatch.setattr(checks_network, "interface_towards", lambda _: None)
+    assert_says(checks_network.interface({}, afar), "error", "nothing leads to", "GLOO_SOCKET_IFNAME")
+    assert_says(checks_network.interface({"GLOO_SOCKET_IFNAME": "lo"}, afar), "ok", "lo, by GLOO_SOCKET_IFNAME")
+    assert_says(checks_network.interface({"GLOO_SOCKET_IFNAME": "eth77"}, afar), "error", "no eth77 here")
 
 
 def test_a_host_that_lets_nobody_in():
@@ -372,7 +377,7 @@ def test_a_host_that_lets_nobody_in():
         time.sleep(0.1)
         began = time.monotonic()
         with pytest.raises(UserError, match=r"cannot be reached \(timed out\): start node 0, and let its port through"):
-            rendezvous.connect("127.0.0.1", server.getsockname()[1], until=began + 0.5)
+            checks_network.connect("127.0.0.1", server.getsockname()[1], until=began + 0.5)
         assert time.monotonic() - began < 5
 
 
@@ -382,7 +387,7 @@ def test_a_host_that_lets_nobody_in():
 def test_a_run_folder_that_is_a_file_or_below_one(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in ("file", "file/run"):
-        assert_says(supplies.run_folder(parse(["--out-dir", folder])), "error", "is no folder", "--out-dir")
+        assert_says(checks_storage.run_folder(parse(["--out-dir", folder])), "error", "is no folder", "--out-dir")
 
 
 def test_a_run_folder_on_a_full_disk(small_disk):
@@ -390,19 +395,21 @@ def test_a_run_folder_on_a_full_disk(small_disk):
         file.write(bytes(2 << 20))
         file.write(bytes(2 << 20))
     assert_says(
-        supplies.run_folder(parse(["--out-dir", str(small_disk / "run")])), "error", "No space left", "--out-dir"
+        checks_storage.run_folder(parse(["--out-dir", str(small_disk / "run")])), "error", "No space left", "--out-dir"
     )
 
 
 def test_a_run_folder_that_holds_another_run(tmp_path):
-    assert_says(supplies.run_folder(parse(["--resume", "must"])), "error", "no --out-dir is given")
+    assert_says(checks_storage.run_folder(parse(["--resume", "must"])), "error", "no --out-dir is given")
     (tmp_path / "config.yaml").write_text("seed: 1\n")
-    assert_says(supplies.run_folder(parse(["--out-dir", "."])), "error", "seed: 1 -> 0", "choose another --out-dir")
-    assert_says(supplies.run_folder(parse(["--out-dir", ".", "--seed", "1"])), "ok", "continues the run there")
+    assert_says(
+        checks_storage.run_folder(parse(["--out-dir", "."])), "error", "seed: 1 -> 0", "choose another --out-dir"
+    )
+    assert_says(checks_storage.run_folder(parse(["--out-dir", ".", "--seed", "1"])), "ok", "continues the run there")
 
 
 def test_no_room_for_a_checkpoint(small_disk):
-    assert_says(supplies.disk(parse(["--out-dir", str(small_disk / "run")])), "error", "685 MB and would not fit")
+    assert_says(checks_storage.disk(parse(["--out-dir", str(small_disk / "run")])), "error", "685 MB and would not fit")
 
 
 @pytest.mark.parametrize(
@@ -414,7 +421,7 @@ def test_room_for_some_checkpoints(*, monkeypatch, tmp_path, free, held, keep, l
     kept.mkdir(parents=True)
     with (kept / "model.safetensors").open("wb") as file:
         file.truncate(int(held))
-    finding = supplies.disk(parse(["--out-dir", ".", "--checkpoint.keep", str(keep)]))
+    finding = checks_storage.disk(parse(["--out-dir", ".", "--checkpoint.keep", str(keep)]))
     assert_says(finding, level, "up to 4", *(["--checkpoint.keep"] if level == "warning" else []))
 
 
@@ -424,7 +431,7 @@ def test_the_size_of_a_checkpoint_is_that_of_its_tensors(flags):
     with torch.device("meta"):
         network = torchvision.models.alexnet(num_classes=10)
     copies = {"adamw": 2, "sgd": 1, "lars": 1}[config.optim.name] + 1 + bool(config.optim.ema)
-    assert supplies.checkpoint_bytes(config) == 4 * copies * sum(p.numel() for p in network.parameters())
+    assert checks_storage.checkpoint_bytes(config) == 4 * copies * sum(p.numel() for p in network.parameters())
 
 
 def test_images_that_are_not_there(tmp_path, image_folder):
@@ -434,68 +441,68 @@ def test_images_that_are_not_there(tmp_path, image_folder):
         ("empty", "neither parquet"),
         ("cifar", "no data set of that"),
     ]:
-        assert_says(supplies.data_set(parse(["--data.dataset", name]).data, {}), "error", fragment)
+        assert_says(checks_storage.data_set(parse(["--data.dataset", name]).data, {}), "error", fragment)
     folder = str(image_folder())
-    assert_says(supplies.data_set(parse(["--data.dataset", folder]).data, {}), "ok", "found")
+    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, {}), "ok", "found")
     (tmp_path / "file").write_text("")
     blocked = parse(["--data.dataset", folder, "--data.cache-dir", "file"]).data
-    assert_says(supplies.data_set(blocked, {}), "error", "give --data.cache-dir")
+    assert_says(checks_storage.data_set(blocked, {}), "error", "give --data.cache-dir")
 
 
 def test_digits_without_scikit_learn(monkeypatch):
-    monkeypatch.setattr(supplies.importlib.util, "find_spec", lambda _: None)
-    assert_says(supplies.data_set(parse(["--data.dataset", "digits"]).data, {}), "error", "alexnet_dist[demo]")
-    assert_says(supplies.data_set(parse(["--data.dataset", "synthetic"]).data, {}), "ok")
+    monkeypatch.setattr(checks_storage.importlib.util, "find_spec", lambda _: None)
+    assert_says(checks_storage.data_set(parse(["--data.dataset", "digits"]).data, {}), "error", "alexnet_dist[demo]")
+    assert_says(checks_storage.data_set(parse(["--data.dataset", "synthetic"]).data, {}), "ok")
 
 
 def test_a_hub_that_cannot_be_reached(web, taken):
     cifar, offline = parse([]).data, {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": web}
-    assert_says(supplies.data_set(cifar, offline), "error", "HF_HUB_OFFLINE is set", "--data.dataset FOLDER")
+    assert_says(checks_storage.data_set(cifar, offline), "error", "HF_HUB_OFFLINE is set", "--data.dataset FOLDER")
     silent = {"HF_ENDPOINT": f"http://key:secret@127.0.0.1:{taken}"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(data.answers.__kwdefaults__, "seconds", 0.2)
-        finding = supplies.data_set(cifar, silent)
+        patch.setitem(sources.answers.__kwdefaults__, "seconds", 0.2)
+        finding = checks_storage.data_set(cifar, silent)
     assert_says(finding, "error", "127.0.0.1 does not answer", "--data.fallback digits")
     assert "secret" not in finding.message
     instead = parse(["--data.fallback", "digits"]).data
-    assert_says(supplies.data_set(instead, offline), "warning", "TRAINS ON digits INSTEAD")
-    assert_says(supplies.data_set(cifar, {"HF_ENDPOINT": web}), "ok", "the Hub answers")
+    assert_says(checks_storage.data_set(instead, offline), "warning", "TRAINS ON digits INSTEAD")
+    assert_says(checks_storage.data_set(cifar, {"HF_ENDPOINT": web}), "ok", "the Hub answers")
 
 
 @pytest.mark.parametrize("revision", [None, "abc"])
 def test_images_that_were_decoded_before_are_found_where_the_run_finds_them(monkeypatch, revision):
-    digits = data.load(parse(["--data.dataset", "digits"]).data)
-    monkeypatch.setattr(data, "_read_hub", lambda *_: (digits.train, digits.test, digits.class_names))
+    digits = sources.load(parse(["--data.dataset", "digits"]).data)
+    monkeypatch.setattr(sources, "_read_hub", lambda *_: (digits.train, digits.test, digits.class_names))
     config = parse(["--data.revision", revision] if revision else []).data
-    assert_says(supplies.data_set(config, os.environ), "error", "not here")
-    assert isinstance(data.load(config), imagedata.ImageData)
-    assert_says(supplies.data_set(config, os.environ), "ok", "decoded already")
+    assert_says(checks_storage.data_set(config, os.environ), "error", "not here")
+    assert isinstance(sources.load(config), image_data.ImageData)
+    assert_says(checks_storage.data_set(config, os.environ), "ok", "decoded already")
     other = dataclasses.replace(config, revision="another")
-    assert_says(supplies.data_set(other, os.environ), "error", "not here")
+    assert_says(checks_storage.data_set(other, os.environ), "error", "not here")
 
 
 def test_images_in_the_hubs_own_cache(tmp_path):
     (tmp_path / "hub/datasets/uoft-cs___cifar10").mkdir(parents=True)
     environment = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    assert_says(supplies.data_set(Config().data, environment), "ok", "downloaded already")
+    assert_says(checks_storage.data_set(Config().data, environment), "ok", "downloaded already")
 
 
 def test_wandb(monkeypatch, web):
     monkeypatch.delenv("WANDB_MODE")
-    assert_says(supplies.wandb(Config(), {}, records=True), "warning", "no login: run `wandb login`")
+    assert_says(checks_storage.wandb(Config(), {}, records=True), "warning", "no login: run `wandb login`")
     online = parse(["--wandb.mode", "online"])
-    assert_says(supplies.wandb(online, {}, records=True), "error", "needs a login")
-    assert_says(supplies.wandb(parse(["--wandb.mode", "offline"]), {}, records=True), "ok", "offline (asked for)")
-    assert_says(supplies.wandb(parse(["--log.trackers"]), {}, records=True), "ok", "not used")
+    assert_says(checks_storage.wandb(online, {}, records=True), "error", "needs a login")
+    assert_says(checks_storage.wandb(parse(["--wandb.mode", "offline"]), {}, records=True), "ok", "offline (asked for)")
+    assert_says(checks_storage.wandb(parse(["--log.trackers"]), {}, records=True), "ok", "not used")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
-    finding = supplies.wandb(Config(), {"WANDB_BASE_URL": web}, records=True)
+    finding = checks_storage.wandb(Config(), {"WANDB_BASE_URL": web}, records=True)
     assert_says(finding, "ok", "online (WANDB_API_KEY)")
     assert "secret" not in finding.message
     refused = {"WANDB_BASE_URL": f"http://user:secret@127.0.0.1:{free_port()}"}
-    finding = supplies.wandb(Config(), refused, records=True)
+    finding = checks_storage.wandb(Config(), refused, records=True)
     assert_says(finding, "warning", "127.0.0.1 does not answer", "wandb sync")
     assert "secret" not in finding.message
-    assert_says(supplies.wandb(Config(), refused, records=False), "ok")
+    assert_says(checks_storage.wandb(Config(), refused, records=False), "ok")
 
 
 # ---- several nodes --------------------------------------------------------------------------------------------------
@@ -505,7 +512,7 @@ VERSIONS = {"alexnet_dist": "0.1.0", "sources": "a", "commit": "c0", "torch": "2
 
 def report(rank, **changes):
     fields = {"host": f"host{rank}", "versions": VERSIONS, "command": {"seed": 0, "optim": {"lr": 0.1}}, **changes}
-    return meeting.Report(rank=rank, **fields)
+    return compare_nodes.Report(rank=rank, **fields)
 
 
 @pytest.mark.parametrize(
@@ -540,14 +547,14 @@ def report(rank, **changes):
     ],
 )
 def test_nodes_are_compared(changes, what, level, fragments):
-    findings = meeting.compare([report(0), report(1, **changes), report(2)])
+    findings = compare_nodes.compare([report(0), report(1, **changes), report(2)])
     assert [finding.what for finding in findings] == ["versions", "options", "shared", "ports", "clocks"]
     for finding in findings:
         assert_says(finding, level if finding.what == what else "ok", *(fragments if finding.what == what else []))
 
 
 def test_a_node_alone_has_nothing_to_compare():
-    assert meeting.compare([report(0)]) == []
+    assert compare_nodes.compare([report(0)]) == []
 
 
 def meet(*attending, wait=10.0, least=2, most=2, port=None, launched=False, numbered=True):
@@ -555,18 +562,18 @@ def meet(*attending, wait=10.0, least=2, most=2, port=None, launched=False, numb
     port, results = port or free_port(), {}
 
     def attend(index, mine):
-        nodes = rendezvous.Nodes(least, most, mine.rank if numbered else None, "127.0.0.1", port, launched)
+        nodes = checks_network.Nodes(least, most, mine.rank if numbered else None, "127.0.0.1", port, launched)
         try:
-            results[index] = meeting.attend(nodes, mine, folder=Path(), wait=wait)
+            results[index] = compare_nodes.attend(nodes, mine, folder=Path(), wait=wait)
         except UserError as error:
             results[index] = str(error)
 
     threads = [threading.Thread(target=attend, args=(i, mine)) for i, mine in enumerate(attending, start=1)]
     for thread in threads:
         thread.start()
-    with meeting.token_in(Path()) as token:
-        nodes = rendezvous.Nodes(least, most, 0, "127.0.0.1", port, launched)
-        results[0] = meeting.hold(nodes, report(0, errors=["data: gone"]), token=token, wait=wait)
+    with compare_nodes.token_in(Path()) as token:
+        nodes = checks_network.Nodes(least, most, 0, "127.0.0.1", port, launched)
+        results[0] = compare_nodes.hold(nodes, report(0, errors=["data: gone"]), token=token, wait=wait)
     for thread in threads:
         thread.join()
     return results
@@ -600,24 +607,24 @@ def test_a_node_too_many():
 
 
 def test_the_node_that_the_others_go_to_is_number_0():
-    options = doctor._options().parse_args(["--nnodes", "2", "--rdzv", "127.0.0.1:29500"])
-    assert doctor._nodes(options, {}).rank == 0
+    options = cli._options().parse_args(["--nnodes", "2", "--rdzv", "127.0.0.1:29500"])
+    assert cli._nodes(options, {}).rank == 0
     options.rdzv = "192.0.2.1:29500"  # an address of nobody (RFC 5737)
-    assert doctor._nodes(options, {}).rank is None
+    assert cli._nodes(options, {}).rank is None
 
 
 def test_nodes_meet_in_the_store_of_their_launcher():
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     told = meet(report(1), port=store.port, launched=True)
     assert_says(only(told[1], "nodes"), "ok", "all 2 are there")
-    assert not rendezvous.port_is_free(store.port)
+    assert not checks_network.port_is_free(store.port)
 
 
 def test_a_launcher_says_who_is_to_meet():
-    options = doctor._options().parse_args([])
+    options = cli._options().parse_args([])
     launched = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "1", "MASTER_ADDR": "head", "MASTER_PORT": "7"}
-    assert doctor._nodes(options, launched) == nodes_at("head", 7, rank=1, launched=True)
-    assert doctor._nodes(options, {"GROUP_WORLD_SIZE": "1"}) is None
+    assert cli._nodes(options, launched) == nodes_at("head", 7, rank=1, launched=True)
+    assert cli._nodes(options, {"GROUP_WORLD_SIZE": "1"}) is None
 
 
 def test_clocks_that_are_apart(monkeypatch):
@@ -630,7 +637,7 @@ def test_clocks_that_are_apart(monkeypatch):
         def time():
             return time.time() + 42 * (threading.current_thread() is not threading.main_thread())
 
-    monkeypatch.setattr(meeting, "time", Clock)
+    monkeypatch.setattr(compare_nodes, "time", Clock)
     assert_says(only(meet(report(1))[0], "clocks"), "error", "node 1 (host1) is 42.0 s ahead", "synchronise")
 
 
@@ -639,7 +646,7 @@ def test_a_node_that_does_not_come():
 
 
 def test_enough_nodes_to_begin(monkeypatch):
-    monkeypatch.setattr(meeting, "STORE_SECONDS", 1.0)
+    monkeypatch.setattr(compare_nodes, "STORE_SECONDS", 1.0)
     began = time.monotonic()
     told = meet(report(1), least=2, most=3, wait=60)
     assert_says(only(told[1], "nodes"), "warning", "2 of 3 are there, enough to begin; missing: 2")
@@ -653,30 +660,30 @@ def test_two_nodes_of_one_rank():
 
 
 def test_a_host_that_accepts_and_is_silent(monkeypatch, taken):
-    for module in (meeting, rendezvous):
+    for module in (compare_nodes, checks_network):
         monkeypatch.setattr(module, "STORE_SECONDS", 0.3)
     with pytest.raises(UserError, match="does not answer as a rendezvous: free that port, or choose another"):
-        meeting.attend(nodes_at(port=taken, rank=1), report(1), folder=Path(), wait=1.0)
+        compare_nodes.attend(nodes_at(port=taken, rank=1), report(1), folder=Path(), wait=1.0)
 
 
 def test_a_launch_that_is_under_way(monkeypatch):
-    monkeypatch.setattr(meeting, "STORE_SECONDS", 0.3)
+    monkeypatch.setattr(compare_nodes, "STORE_SECONDS", 0.3)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    (finding,) = meeting.attend(nodes_at(port=store.port, rank=1), report(1), folder=Path(), wait=1.0)
+    (finding,) = compare_nodes.attend(nodes_at(port=store.port, rank=1), report(1), folder=Path(), wait=1.0)
     assert_says(finding, "warning", "a launch is under way", "choose another port")
 
 
 def test_a_node_leaves_when_the_port_is_free_again(monkeypatch):
     """Or its launcher would find the doctor's store in place of node 0's launcher."""
     port, free = free_port(), []
-    attend = meeting.attend
+    attend = compare_nodes.attend
 
     def attend_and_look(*arguments, **keywords):
         told = attend(*arguments, **keywords)
-        free.append(rendezvous.port_is_free(port))
+        free.append(checks_network.port_is_free(port))
         return told
 
-    monkeypatch.setattr(meeting, "attend", attend_and_look)
+    monkeypatch.setattr(compare_nodes, "attend", attend_and_look)
     meet(report(1), port=port)
     assert free == [True]
 
@@ -738,7 +745,7 @@ def test_a_run_folder_that_is_not_shared_and_options_that_differ(tmp_path):
 def test_a_doctor_that_is_told_to_stop_leaves_no_file(tmp_path):
     """Python's own exit, which would leave one here, aborts now and then: a thread is still with the store."""
     code = "import atexit, pathlib; atexit.register(pathlib.Path('exited').touch)"
-    code += "; from alexnet_dist import doctor; doctor.command()"
+    code += "; from alexnet_dist.doctor import cli; cli.command()"
     doctor_0 = start(*of_two(0, free_port()), cwd=tmp_path, program=["-c", code])
     end = time.monotonic() + 30
     while not list(tmp_path.glob(".doctor-*")) and time.monotonic() < end:

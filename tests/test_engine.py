@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from tiny import losses, records, run, summary
 from torch import nn
 
-from alexnet_dist import augment, engine
+from alexnet_dist.data import augment
+from alexnet_dist.training import eval_loop, train_loop
 
 # Two epochs of tests/tiny.py's run at seed 0, torch 2.14.1 on a CPU. They change with initial weights, order,
 # augmentation, dropout, loss, optimizer or schedule. If you meant to change one of these, show a measured curve and put
@@ -26,10 +27,10 @@ def test_golden_losses(tmp_path, flags, golden):
 
 
 def test_evaluation_equals_a_plain_count(tmp_path, monkeypatch):
-    seen: list[tuple[engine.Job, engine.Evaluation]] = []
-    evaluate = engine.evaluate
+    seen: list[tuple[train_loop.Job, train_loop.Evaluation]] = []
+    evaluate = eval_loop.evaluate
     monkeypatch.setattr(
-        engine, "evaluate", lambda job, **how: (result := evaluate(job, **how), seen.append((job, result)))[0]
+        eval_loop, "evaluate", lambda job, **how: (result := evaluate(job, **how), seen.append((job, result)))[0]
     )
     run(tmp_path / "run", "--epochs", "1", "--optim.lr", "5e-3")
     ((job, result),) = seen
@@ -49,13 +50,13 @@ def test_evaluation_equals_a_plain_count(tmp_path, monkeypatch):
 def test_evaluation_uses_stored_images_and_no_dropout(tmp_path, monkeypatch):
     """Evaluated twice, the same to the bit; trained on between, not."""
     results = []
-    evaluate = engine.evaluate
+    evaluate = eval_loop.evaluate
 
     def twice(job, **how):
         results.append([evaluate(job).loss, evaluate(job).loss])
         return evaluate(job, **how)
 
-    monkeypatch.setattr(engine, "evaluate", twice)
+    monkeypatch.setattr(eval_loop, "evaluate", twice)
     run(tmp_path / "run")
     assert results[0][0] == results[0][1]
     assert results[0][0] != results[1][0]
@@ -72,14 +73,14 @@ class Lopsided(nn.Module):
 def test_mirrored_evaluation_averages_both_sides(tmp_path, monkeypatch):
     """At the last evaluation alone, and the plain figure stays what it was."""
     seen, lopsided = [], []
-    evaluate = engine.evaluate
+    evaluate = eval_loop.evaluate
 
     def look(job, **how):
         seen.append(job)
         lopsided.append(evaluate(dataclasses.replace(job, model=Lopsided()), **how))
         return lopsided[-1]
 
-    monkeypatch.setattr(engine, "evaluate", look)
+    monkeypatch.setattr(eval_loop, "evaluate", look)
     folder = run(tmp_path / "run")
     assert ["val/top1_flip_tta" in line for line in records(folder) if "val/top1" in line] == [False, True]
     images = torch.from_numpy(seen[-1].eval_loader.dataset.images)
@@ -95,14 +96,14 @@ def test_mirrored_evaluation_averages_both_sides(tmp_path, monkeypatch):
 def test_mixed_images_count_for_both_labels(tmp_path, monkeypatch):
     """The loss of a mixture is its labels' losses by their shares, and its input the two images by theirs."""
     seen = []
-    inputs, loss = engine.inputs, engine._losses
+    inputs, loss = train_loop.inputs, train_loop._losses
 
     def look(job, logits, batch, draws):
         found = loss(job, logits, batch, draws)
         seen.append((job, logits.detach(), batch, draws, inputs(job, batch, draws), found.detach()))
         return found
 
-    monkeypatch.setattr(engine, "_losses", look)
+    monkeypatch.setattr(train_loop, "_losses", look)
     run(tmp_path / "run", "--max-steps", "1", "--data.mixup", "1")
     ((job, logits, batch, draws, network_input, found),) = seen
     own = augment.shares(draws[batch["ids"]])
@@ -148,7 +149,7 @@ class NoWaiting(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.parametrize("flags", [[], ["--optim.clip-norm", "1", "--optim.ema", "0.9", "--optim.accumulate", "2"]])
 def test_steps_between_records_wait_for_nothing(tmp_path, monkeypatch, flags):
-    step, waits = engine._train_step, []
+    step, waits = train_loop._train_step, []
 
     def watched(*arguments, **keywords):
         with NoWaiting() as mode:
@@ -156,7 +157,7 @@ def test_steps_between_records_wait_for_nothing(tmp_path, monkeypatch, flags):
         waits.append(mode.waits)
         return result
 
-    monkeypatch.setattr(engine, "_train_step", watched)
+    monkeypatch.setattr(train_loop, "_train_step", watched)
     run(tmp_path / "run", *flags)
     assert waits[1:] == [0] * 5  # the first step makes the optimizer's state
 
@@ -194,7 +195,7 @@ def test_stopped_gpu_run_goes_on_as_the_undisturbed_one(tmp_path, stop):
 
 @pytest.mark.gpu
 def test_enlargement_on_the_gpu_is_pillows():
-    from alexnet_dist.preprocess import enlarge
+    from alexnet_dist.data.resize import enlarge
 
     for source in (8, 32):
         images = torch.randint(0, 256, (16, 3, source, source), dtype=torch.uint8)

@@ -13,14 +13,18 @@ from PIL import Image
 from tiny import records, run, tiny_alexnet, weights
 
 import train
-from alexnet_dist import data, exhibits, figures, imagedata, metrics, report
-from alexnet_dist.augment import Augment
-from alexnet_dist.batches import GlobalBatches
+from alexnet_dist.commands import media as exhibits
 from alexnet_dist.config import DataConfig
-from alexnet_dist.interrupts import StoppedError
-from alexnet_dist.metrics import Mistake
-from alexnet_dist.preprocess import Preprocess
-from alexnet_dist.trackers import Tracker
+from alexnet_dist.data import image_data, sources
+from alexnet_dist.data.augment import Augment
+from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.data.sampler import GlobalBatches
+from alexnet_dist.distributed.signals import StoppedError
+from alexnet_dist.report import page as report
+from alexnet_dist.tracking.tracker import Tracker
+from alexnet_dist.training import metrics
+from alexnet_dist.training.metrics import Mistake
+from alexnet_dist.visualization import plots
 
 NAMES = ("cat", "dog/wolf", "</script>")
 
@@ -28,8 +32,8 @@ NAMES = ("cat", "dog/wolf", "</script>")
 def dataset(*, size=32, num_images=40):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
-    split = imagedata.Split(images, np.arange(num_images) % 3)
-    return imagedata.assemble("some/data", split, split, NAMES)
+    split = image_data.Split(images, np.arange(num_images) % 3)
+    return image_data.assemble("some/data", split, split, NAMES)
 
 
 def evaluation(*worst):
@@ -81,7 +85,7 @@ def test_inputs_become_the_pictures_they_were_made_of(dtype):
 @pytest.mark.parametrize("size", [8, 32, 64, 100])
 def test_thumbnails_are_square_and_sharp(size):
     image = dataset(size=size).test.images[0]
-    shown = figures.thumbnail(image)
+    shown = plots.thumbnail(image)
     assert shown.shape == (64, 64, 3)
     if 64 % size == 0:
         assert np.array_equal(shown[:: 64 // size, :: 64 // size], image.transpose(1, 2, 0))
@@ -90,7 +94,7 @@ def test_thumbnails_are_square_and_sharp(size):
 
 def test_sheet_sets_pictures_in_rows_of_eight():
     tiles = [np.full((4, 4, 3), value, np.uint8) for value in range(11)]
-    sheet = figures.sheet(tiles)
+    sheet = plots.sheet(tiles)
     assert sheet.shape == (8, 32, 3)
     assert sheet[::4, ::4, 0].tolist() == [list(range(8)), [8, 9, 10, 255, 255, 255, 255, 255]]
 
@@ -100,14 +104,14 @@ def test_mistakes_are_shown_in_their_order():
     worst = [Mistake(7, 0, 2, 0.9, 5.0), Mistake(3, 2, 0, 0.8, 4.0)]
     sheet = exhibits.mistakes_sheet(images, evaluation(*worst)).pictures["errors"]
     for place, mistake in enumerate(worst):
-        expected = figures.thumbnail(images.test.images[mistake.id])
+        expected = plots.thumbnail(images.test.images[mistake.id])
         assert np.array_equal(sheet[:64, 64 * place : 64 * place + 64], expected)
     rows = exhibits.mistakes_table(images, evaluation(*worst))
     assert [(row["id"], row["true class"], row["predicted class"]) for row in rows] == [
         (7, "cat", "</script>"),
         (3, "</script>", "cat"),
     ]
-    assert np.array_equal(rows[1]["image"], figures.thumbnail(images.test.images[3]))
+    assert np.array_equal(rows[1]["image"], plots.thumbnail(images.test.images[3]))
     assert exhibits.mistakes_sheet(images, evaluation()).pictures == {}
 
 
@@ -198,7 +202,7 @@ def test_the_card_tells_how_to_load_the_weights(tmp_path, published, monkeypatch
     ((sent, content),) = published
     assert sent.aliases == ("best", "latest")
     card = sent.texts["README.md"]
-    images = data.load(DataConfig(dataset="synthetic", limit=52, batch_size=16))
+    images = sources.load(DataConfig(dataset="synthetic", limit=52, batch_size=16))
     assert str(images.mean) in card
     assert "64x64" in card
     assert "52 images" in card

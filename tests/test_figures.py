@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_dist import figures
+from alexnet_dist.visualization import plots
 
 TEST_RED, EPOCH_BLUE, STEP_GREY = (0xD1, 0x49, 0x5B), (0x1F, 0x5F, 0xA8), (0x9A, 0xA7, 0xB5)
 FULL_BLUE, NO_BLUE = (8, 48, 107), (247, 251, 255)  # the ends of matplotlib's Blues
@@ -43,7 +43,7 @@ def records_of(epochs, steps_per_epoch=5):
 
 @pytest.mark.parametrize("epochs", [1, 2, 40])
 def test_curves(epochs, tmp_path):
-    figures.save_curves(records_of(epochs), tmp_path / "figures", num_classes=10)
+    plots.save_curves(records_of(epochs), tmp_path / "figures", num_classes=10)
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["accuracy.png", "loss.png"]
     loss, accuracy = (open_png(tmp_path / "figures" / f"{name}.png") for name in ("loss", "accuracy"))
     assert loss.shape == accuracy.shape == (504, 840, 3)
@@ -55,28 +55,28 @@ def test_curves(epochs, tmp_path):
 
 def test_curves_show_the_numbers(tmp_path):
     records = records_of(3)
-    figures.save_curves(records, tmp_path / "a", num_classes=10)
+    plots.save_curves(records, tmp_path / "a", num_classes=10)
     records[-1]["val/top1"] = 0.1
-    figures.save_curves(records, tmp_path / "b", num_classes=10)
+    plots.save_curves(records, tmp_path / "b", num_classes=10)
     assert (open_png(tmp_path / "a/loss.png") == open_png(tmp_path / "b/loss.png")).all()
     assert (open_png(tmp_path / "a/accuracy.png") != open_png(tmp_path / "b/accuracy.png")).any()
 
 
 def test_curves_show_what_guessing_gives(tmp_path):
     for num_classes in (2, 10):
-        figures.save_curves(records_of(2), tmp_path / str(num_classes), num_classes=num_classes)
+        plots.save_curves(records_of(2), tmp_path / str(num_classes), num_classes=num_classes)
     for name in ("loss.png", "accuracy.png"):
         assert (open_png(tmp_path / "2" / name) != open_png(tmp_path / "10" / name)).any(), name
 
 
 @pytest.mark.parametrize("records", [[], records_of(1)[:3]])
 def test_no_curves_before_the_first_evaluation(records, tmp_path):
-    figures.save_curves(records, tmp_path / "figures", num_classes=10)
+    plots.save_curves(records, tmp_path / "figures", num_classes=10)
     assert not (tmp_path / "figures").exists()
 
 
 def test_curves_of_evaluations_alone(tmp_path):
-    figures.save_curves([record for record in records_of(2) if "val/top1" in record], tmp_path, num_classes=10)
+    plots.save_curves([record for record in records_of(2) if "val/top1" in record], tmp_path, num_classes=10)
     assert pixels_of(open_png(tmp_path / "loss.png"), TEST_RED) > 50
 
 
@@ -84,7 +84,7 @@ def test_steps_are_placed_on_the_epoch_axis():
     records = records_of(2)
     train = [record for record in records if "train/loss" in record]
     evaluations = [record for record in records if "val/top1" in record]
-    assert figures._epoch_positions(train, evaluations) == pytest.approx([step / 5 for step in range(1, 11)])
+    assert plots._epoch_positions(train, evaluations) == pytest.approx([step / 5 for step in range(1, 11)])
 
 
 @pytest.mark.parametrize(("num_classes", "side"), [(2, (2.5 + 1.1) * 120), (10, 8 * 120), (100, 9 * 120)])
@@ -93,7 +93,7 @@ def test_confusion(num_classes, side, tmp_path):
     names = [f"class {index}" for index in range(num_classes)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.save_confusion(confusion, names, tmp_path / "figures" / "confusion.png")
+        plots.save_confusion(confusion, names, tmp_path / "figures" / "confusion.png")
     picture = open_png(tmp_path / "figures" / "confusion.png")
     assert picture.shape[:2] == pytest.approx((side, side), abs=1)
     full, empty = pixels_of(picture, FULL_BLUE), pixels_of(picture, NO_BLUE)
@@ -102,8 +102,8 @@ def test_confusion(num_classes, side, tmp_path):
 
 
 def test_confusion_shades_rows_by_their_shares(tmp_path):
-    figures.save_confusion(np.array([[900, 0], [0, 1]]), ["many", "few"], tmp_path / "a.png")
-    figures.save_confusion(np.array([[0, 900], [1, 0]]), ["many", "few"], tmp_path / "b.png")
+    plots.save_confusion(np.array([[900, 0], [0, 1]]), ["many", "few"], tmp_path / "a.png")
+    plots.save_confusion(np.array([[0, 900], [1, 0]]), ["many", "few"], tmp_path / "b.png")
     right, wrong = open_png(tmp_path / "a.png"), open_png(tmp_path / "b.png")
     dark = [(picture == np.array(FULL_BLUE)).all(axis=2) for picture in (right, wrong)]
     assert dark[0].sum() == pytest.approx(dark[1].sum(), rel=0.1), "one image of one is as dark as 900 of 900"
@@ -113,18 +113,18 @@ def test_confusion_shades_rows_by_their_shares(tmp_path):
 def test_confusion_with_a_class_that_has_no_images(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.save_confusion(np.array([[3, 1], [0, 0]]), ["cat", "dog"], tmp_path / "confusion.png")
+        plots.save_confusion(np.array([[3, 1], [0, 0]]), ["cat", "dog"], tmp_path / "confusion.png")
     assert pixels_of(open_png(tmp_path / "confusion.png"), NO_BLUE) > 100
 
 
 @pytest.mark.parametrize("names", [["$x_$", "dog"], ["a$b", "c$d"], [r"$\nonsense$", "_dog"], ["", "dog"]])
 def test_class_names_are_shown_and_not_interpreted(names, tmp_path):
-    figures.save_confusion(np.array([[3, 1], [0, 4]]), names, tmp_path / "confusion.png")
+    plots.save_confusion(np.array([[3, 1], [0, 4]]), names, tmp_path / "confusion.png")
     assert pixels_of(open_png(tmp_path / "confusion.png"), FULL_BLUE) > 100
 
 
 def test_figures_need_no_window_system(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would choose one, and keep figures open
-    figures.save_curves(records_of(1), tmp_path, num_classes=10)
-    figures.save_confusion(np.eye(2, dtype=np.int64), ["cat", "dog"], tmp_path / "confusion.png")
+    plots.save_curves(records_of(1), tmp_path, num_classes=10)
+    plots.save_confusion(np.eye(2, dtype=np.int64), ["cat", "dog"], tmp_path / "confusion.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "confusion.png", "loss.png"]

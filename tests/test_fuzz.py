@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from test_checkpoint import network, save, trained
 from tiny import run
 
-from alexnet_dist import checkpoint, engine, optim
-from alexnet_dist.config import Config, OptimConfig, UserError, changed_fields, flat, parse, to_dict, to_yaml
+from alexnet_dist.config import Config, OptimConfig, changed_fields, flat, parse, to_dict, to_yaml
+from alexnet_dist.errors import UserError
+from alexnet_dist.training import checkpoint, progress
+from alexnet_dist.training import optimizer as optimizer_module
 
 OPTIONS = ["--" + name.replace("_", "-") for name in flat(to_dict(Config()))]
 ODD = [
@@ -188,7 +190,7 @@ def test_any_sealed_state_falls_back_or_says_nothing_of_a_run(two, state):
     reseal(newer)
     assert checkpoint.newest(folder)[0].name == "step_00000001"  # none has this version's format
     with pytest.raises(UserError, match="does not say where its run stood"):
-        engine.Progress.of({"step": state, "epoch": "x"})
+        progress.Progress.of({"step": state, "epoch": "x"})
 
 
 def test_deep_nesting_falls_back(two):
@@ -215,7 +217,7 @@ def test_any_sealed_safetensors_file_loads_or_is_refused(two, data, name):
     reseal(newer)
     before = contents(folder)
     model = network(seed=1)
-    optimizer = optim.build(model, OptimConfig(lr=0.01))
+    optimizer = optimizer_module.build(model, OptimConfig(lr=0.01))
     try:
         checkpoint.load(newer, model=model, optimizer=optimizer, ema=None)
     except UserError as error:
@@ -238,7 +240,7 @@ def test_an_optimizers_state_of_another_kind_is_refused(tmp_path, spoil):
     safetensors.torch.save_file(tensors, path / "optimizer.safetensors")
     model = network()
     with pytest.raises(UserError, match="does not fit this run"):
-        checkpoint.load(path, model=model, optimizer=optim.build(model, OptimConfig(lr=0.01)), ema=None)
+        checkpoint.load(path, model=model, optimizer=optimizer_module.build(model, OptimConfig(lr=0.01)), ema=None)
 
 
 @pytest.mark.parametrize("spoil", [{"progress": {"step": "3"}}, {"progress": None}, {"fingerprint": 3}])

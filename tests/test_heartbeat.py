@@ -13,8 +13,9 @@ import pytest
 from ranks import free_port, rank_environment
 from tiny import FLAGS, equal, run, weights
 
-from alexnet_dist import distributed
-from alexnet_dist.config import UserError, parse
+from alexnet_dist.config import parse
+from alexnet_dist.distributed import launch_checks
+from alexnet_dist.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 6  # seconds: gloo's own timeout, and the heartbeat's
@@ -28,7 +29,8 @@ def start(folder: Path, *, before: str = "") -> list[subprocess.Popen]:
         "import os, sys, time; sys.path[:0] = ['tests', '.']\n"
         f"sys.argv = ['train.py', *{flags!r}, '--runtime.timeout-seconds', '{TIMEOUT}']\n"
         "import torchvision, tiny, train\n"
-        "from alexnet_dist import distributed, engine\n"
+        "from alexnet_dist.distributed import hardware as distributed\n"
+        "from alexnet_dist.training import train_loop as engine\n"
         "from alexnet_dist.config import parse\n"
         "torchvision.models.alexnet = tiny.tiny_alexnet\n"
         "distributed.matmul_flops = lambda *_: 1e12\n"
@@ -171,10 +173,10 @@ def test_one_process_has_no_thread_and_no_store(tmp_path):
 def test_restarts_without_a_folder_to_find_again_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(UserError, match="--max_restarts needs --out-dir"):
-        distributed.check_launch(parse([]))
-    distributed.check_launch(parse(["--out-dir", str(tmp_path)]))
+        launch_checks.check_launch(parse([]))
+    launch_checks.check_launch(parse(["--out-dir", str(tmp_path)]))
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
-    distributed.check_launch(parse([]))
+    launch_checks.check_launch(parse([]))
 
 
 def test_a_slow_step_is_no_lost_rank(tmp_path):

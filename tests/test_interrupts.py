@@ -18,9 +18,10 @@ import torch
 from ranks import run_ranks
 from tiny import equal, losses, records, run, summary, weights
 
-from alexnet_dist import checkpoint, engine, metrics, runlog
-from alexnet_dist.config import UserError
-from alexnet_dist.interrupts import Interrupts, StoppedError, Wish
+from alexnet_dist.distributed.signals import Interrupts, StoppedError, Wish
+from alexnet_dist.errors import UserError
+from alexnet_dist.tracking import run_dir
+from alexnet_dist.training import checkpoint, metrics, train_loop
 
 ROOT = Path(__file__).parent.parent
 STEPS = 6  # of tiny.py's two epochs
@@ -120,7 +121,7 @@ def undisturbed(tmp_path_factory):
 
 def signal_at(monkeypatch, *, step=None, evaluation=None, number=signal.SIGTERM):
     """Send this process a signal within a training step, or within the evaluation after an epoch."""
-    train_step, add = engine._train_step, metrics.EvalCounts.add
+    train_step, add = train_loop._train_step, metrics.EvalCounts.add
     evaluations = []
 
     def spy(job, batch, draws, **keywords):
@@ -135,7 +136,7 @@ def signal_at(monkeypatch, *, step=None, evaluation=None, number=signal.SIGTERM)
                 os.kill(os.getpid(), number)
         return add(self, *arguments)
 
-    monkeypatch.setattr(engine, "_train_step", spy)
+    monkeypatch.setattr(train_loop, "_train_step", spy)
     monkeypatch.setattr(metrics.EvalCounts, "add", count)
 
 
@@ -298,7 +299,7 @@ def test_usr1_to_the_other_rank_saves(tmp_path, undisturbed_pair):
 
 def test_two_runs_cannot_write_into_one_folder(tmp_path):
     folder = tmp_path / "run"
-    other = runlog.Lock()
+    other = run_dir.Lock()
     other.take(folder)
     with pytest.raises(UserError, match=re.escape(f"another run is writing into {folder}")):
         run(folder)
@@ -310,18 +311,18 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path):
 
 def test_a_new_run_folder_is_its_users_alone(tmp_path):
     """S12."""
-    lock = runlog.Lock()
+    lock = run_dir.Lock()
     lock.take(tmp_path / "run")
     lock.release()
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_killed_run_leaves_its_folder_free(tmp_path):
-    script = "import sys, os, signal; from pathlib import Path; from alexnet_dist import runlog; "
+    script = "import sys, os, signal; from pathlib import Path; from alexnet_dist.tracking import run_dir as runlog; "
     script += "lock = runlog.Lock(); lock.take(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
-    lock = runlog.Lock()
+    lock = run_dir.Lock()
     lock.take(tmp_path)
     lock.release()
 

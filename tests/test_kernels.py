@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_dist import kernels
+from alexnet_dist.visualization import kernel_images
 
 SIDE = {"conv1": 11, "conv2": 5}
 PIXEL = {"conv1": 6, "conv2": 13}
@@ -39,14 +39,14 @@ def pixel(picture, index, layer, row, column):
 
 
 def draw(before, now, conv2_kernel=0):
-    return kernels.draw(before, now, conv2_kernel=conv2_kernel, enlargement=7.0)
+    return kernel_images.draw(before, now, conv2_kernel=conv2_kernel, enlargement=7.0)
 
 
 # ---- layout ---------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_and_types():
-    pictures = kernels.named(draw(random_weights(0), random_weights(1)))
+    pictures = kernel_images.named(draw(random_weights(0), random_weights(1)))
     assert list(pictures) == [*NAMES, "summary"]
     sides = {"conv1": [8 * (11 * 6 + 2) + 2] * 2, "conv2": [8 * (5 * 13 + 2) + 2] * 2}
     sides["conv1_seen"] = sides["conv1"]
@@ -209,7 +209,7 @@ def test_weights_that_are_all_equal():
 
 
 def test_relative_change():
-    assert kernels.relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 5.0])) == pytest.approx(0.2)
+    assert kernel_images.relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 5.0])) == pytest.approx(0.2)
     before = blank(1.0)
     now = {"conv1": before["conv1"] * 1.5, "conv2": before["conv2"].clone()}
     now["conv2"][100] += 1.0  # a kernel that is not shown: the number is the whole layer's
@@ -223,7 +223,7 @@ def test_captions_name_the_scale():
     before, now = blank(), blank(0.25)
     now["conv1"][0, 0, 0, 0] = -0.125
     before["conv1"][1] = 1.0
-    captions = kernels.captions(draw(before, now), when="epoch 12, step 4680")
+    captions = kernel_images.captions(draw(before, now), when="epoch 12, step 4680")
     assert list(captions) == [*NAMES, "summary"]
     for name, text in captions.items():
         assert ("before training" in text) == name.endswith("before")
@@ -241,7 +241,7 @@ def test_numbers_beside_the_pictures():
     before = random_weights(0)
     now = {name: 2 * weight for name, weight in before.items()}
     now["conv1"][3] = -before["conv1"][3]
-    found = kernels.numbers(before, now)
+    found = kernel_images.numbers(before, now)
     assert found["conv2_rel_change"] == pytest.approx(1.0)
     assert found["conv2_cosine"] == pytest.approx(1.0)
     sizes = now["conv1"].flatten(1).double().norm(dim=1)
@@ -251,19 +251,22 @@ def test_numbers_beside_the_pictures():
     start, weights = (all_of["conv1"].double().flatten() for all_of in (before, now))
     assert found["conv1_cosine"] == pytest.approx(float(start @ weights / start.norm() / weights.norm()), rel=1e-5)
     assert found["conv1_dead"] == found["conv2_dead"] == 0
-    assert {name: tuple(norms.shape) for name, norms in kernels.norms(now).items()} == {"conv1": (64,), "conv2": (192,)}
-    assert torch.allclose(kernels.norms(now)["conv1"].double(), sizes)
+    assert {name: tuple(norms.shape) for name, norms in kernel_images.norms(now).items()} == {
+        "conv1": (64,),
+        "conv2": (192,),
+    }
+    assert torch.allclose(kernel_images.norms(now)["conv1"].double(), sizes)
 
 
 def test_dead_kernels_are_empty_or_have_never_moved():
     before = random_weights(0)
     now = {name: weight + 0.1 for name, weight in before.items()}
-    assert kernels.num_dead(before["conv1"], now["conv1"]) == 0
+    assert kernel_images.num_dead(before["conv1"], now["conv1"]) == 0
     now["conv1"][5] = before["conv1"][5]  # no gradient has ever reached it
     now["conv1"][6] = 0.005 * before["conv1"][6]  # decayed away
     now["conv1"][7] = 0.05 * before["conv1"][7]  # small, and alive
-    assert kernels.num_dead(before["conv1"], now["conv1"]) == 2
-    assert kernels.num_dead(before["conv2"], before["conv2"]) == 0, "a network that was not trained is not dead"
+    assert kernel_images.num_dead(before["conv1"], now["conv1"]) == 2
+    assert kernel_images.num_dead(before["conv2"], before["conv2"]) == 0, "a network that was not trained is not dead"
 
 
 def test_the_overview_shows_all_of_conv2_by_their_channels_mean():
@@ -290,7 +293,7 @@ def test_a_seen_kernel_is_what_stored_pixels_meet(enlargement):
     image[:, :, 8, 8] = 1.0
     enlarged = torch.nn.functional.interpolate(image, size=(size, size), mode="bilinear")
     response = torch.nn.functional.conv2d(enlarged, weight)[0]
-    found = kernels.seen(weight, enlargement).sum(dim=1) * enlargement**2
+    found = kernel_images.seen(weight, enlargement).sum(dim=1) * enlargement**2
     centre = 8 * enlargement + enlargement // 2
     for row, column in ((5, 5), (0, 10), (3, 7)):
         torch.testing.assert_close(response[:, centre - row, centre - column], found[:, row, column])
@@ -299,20 +302,20 @@ def test_a_seen_kernel_is_what_stored_pixels_meet(enlargement):
 
 def test_images_that_are_not_enlarged_see_the_whole_kernel():
     weight = random_weights(0)["conv1"]
-    assert torch.equal(kernels.seen(weight, 1.0), weight)
+    assert torch.equal(kernel_images.seen(weight, 1.0), weight)
 
 
 def test_the_summary_holds_all_six_pictures():
-    pictures = kernels.named(draw(random_weights(0), random_weights(1)))
+    pictures = kernel_images.named(draw(random_weights(0), random_weights(1)))
     summary = pictures["summary"]
     for row, layer in enumerate(("conv1", "conv2")):
         for column, which in enumerate(("before", "now", "diff")):
             expected = pictures[f"{layer}_{which}"]
             side = len(expected)
-            top = kernels.HEADING + row * (len(pictures["conv1_now"]) + kernels.HEADING)
-            left = column * (len(pictures["conv1_now"]) + kernels.HEADING) + kernels.HEADING // 2
+            top = kernel_images.HEADING + row * (len(pictures["conv1_now"]) + kernel_images.HEADING)
+            left = column * (len(pictures["conv1_now"]) + kernel_images.HEADING) + kernel_images.HEADING // 2
             assert np.array_equal(summary[top : top + side, left : left + side], expected)
-            heading = summary[top - kernels.HEADING : top, left : left + side]
+            heading = summary[top - kernel_images.HEADING : top, left : left + side]
             assert (heading < 128).any(), "it has a heading"
 
 
@@ -327,7 +330,7 @@ def network():
 
 
 def test_snapshot_is_a_copy_that_training_does_not_touch(network):
-    taken = kernels.snapshot(network)
+    taken = kernel_images.snapshot(network)
     kept = {name: weight.clone() for name, weight in taken.items()}
     with torch.no_grad():
         for parameter in network.parameters():
@@ -337,16 +340,16 @@ def test_snapshot_is_a_copy_that_training_does_not_touch(network):
         "conv2": (192, 64, 5, 5),
     }
     assert all(torch.equal(taken[name], kept[name]) for name in kept)
-    assert torch.equal(kernels.snapshot(network)["conv1"], 2 * kept["conv1"])
+    assert torch.equal(kernel_images.snapshot(network)["conv1"], 2 * kept["conv1"])
     assert not any(weight.requires_grad for weight in taken.values())
 
 
 def test_memory_format_and_precision_do_not_show(network):
-    plain = kernels.snapshot(network)
-    other = kernels.snapshot(network.to(memory_format=torch.channels_last))
-    drawn, redrawn = (kernels.named(draw(plain, weights, conv2_kernel=3)) for weights in (plain, other))
+    plain = kernel_images.snapshot(network)
+    other = kernel_images.snapshot(network.to(memory_format=torch.channels_last))
+    drawn, redrawn = (kernel_images.named(draw(plain, weights, conv2_kernel=3)) for weights in (plain, other))
     assert all(np.array_equal(drawn[name], redrawn[name]) for name in NAMES)
-    assert {weight.dtype for weight in kernels.snapshot(network.bfloat16()).values()} == {torch.float32}
+    assert {weight.dtype for weight in kernel_images.snapshot(network.bfloat16()).values()} == {torch.float32}
 
 
 def test_drawing_leaves_the_weights_alone():

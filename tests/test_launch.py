@@ -120,7 +120,7 @@ PREFLIGHTS = {
 @pytest.mark.parametrize("code", [0, 2])
 def test_every_script_asks_the_preflight_first(stage, case, code):
     """With the options of the run; and begins nothing if there is an error."""
-    from alexnet_dist import doctor
+    from alexnet_dist.doctor import cli
 
     variables, told = PREFLIGHTS[case]
     if "GPUS" in variables:
@@ -133,9 +133,9 @@ def test_every_script_asks_the_preflight_first(stage, case, code):
     asked = (stage.folder / "captured.doctor").read_text().splitlines()
     assert asked[0] == "--quiet"
     assert [word for word in told if word not in asked] == []
-    options, rest = doctor._options().parse_known_args(asked)
+    options, rest = cli._options().parse_known_args(asked)
     assert options.num_processes == int(told[told.index("--num-processes") + 1])
-    assert doctor.parse(rest).epochs == 7
+    assert cli.parse(rest).epochs == 7
     assert done.returncode == code
     assert (captured is None) == bool(code)
 

@@ -11,9 +11,10 @@ from PIL import Image
 from tiny import tiny_alexnet
 from torch import nn
 
-from alexnet_dist import layers, model
 from alexnet_dist.config import ModelConfig
-from alexnet_dist.preprocess import Preprocess
+from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.models import alexnet as model
+from alexnet_dist.models import fast_layers
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.25, 0.3)
 
@@ -51,7 +52,7 @@ def test_whole_network_on_pillows_inputs_in_float64():
         source_size=32,
         mean=MEAN,
         std=STD,
-        margin=layers.margin(224),
+        margin=fast_layers.margin(224),
         dtype=torch.float64,
         augment=None,
     )
@@ -67,19 +68,19 @@ def test_whole_network_at_other_sizes_in_float64(size):
     """The margin is right wherever the side is not a multiple of four, and the average pool works where it must."""
     torch.manual_seed(0)
     twin = tiny_alexnet(num_classes=10, dropout=0.0).double()
-    network = layers.rewrite(tiny_alexnet(num_classes=10, dropout=0.0).double())
+    network = fast_layers.rewrite(tiny_alexnet(num_classes=10, dropout=0.0).double())
     network.load_state_dict(twin.state_dict())
     images, labels = torch.randn(2, 3, size, size, dtype=torch.float64), torch.tensor([3, 8])
-    inputs = F.pad(images, layers.margin(size) * 2)
+    inputs = F.pad(images, fast_layers.margin(size) * 2)
     assert_equal_to_1e_10(loss_and_gradients(network, inputs, labels), loss_and_gradients(twin, images, labels))
 
 
 def test_state_dict_goes_to_torchvision_and_back():
     torch.manual_seed(0)
-    network, twin = layers.rewrite(tiny_alexnet()), tiny_alexnet()
+    network, twin = fast_layers.rewrite(tiny_alexnet()), tiny_alexnet()
     twin.load_state_dict(network.state_dict(), strict=True)
     assert list(network.state_dict()) == list(twin.state_dict())
-    again = layers.rewrite(tiny_alexnet())
+    again = fast_layers.rewrite(tiny_alexnet())
     again.load_state_dict(twin.state_dict(), strict=True)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
     assert network.get_parameter("features.0.weight").shape == (64, 3, 11, 11)
@@ -89,12 +90,12 @@ def test_rewriting_draws_no_random_numbers():
     network = tiny_alexnet()
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    layers.rewrite(network)
+    fast_layers.rewrite(network)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_every_relu_before_a_pool_now_follows_it():
-    features = layers.rewrite(tiny_alexnet()).get_submodule("features")
+    features = fast_layers.rewrite(tiny_alexnet()).get_submodule("features")
     kinds = [type(layer) for layer in features]
     assert kinds.count(nn.ReLU) == 5
     assert kinds.count(nn.MaxPool2d) == 3
@@ -102,7 +103,7 @@ def test_every_relu_before_a_pool_now_follows_it():
 
 
 def test_maps_of_6_x_6_are_handed_on_without_a_copy():
-    pool = layers.AveragePool((6, 6))
+    pool = fast_layers.AveragePool((6, 6))
     maps = torch.randn(2, 4, 6, 6)
     assert pool(maps) is maps
     assert pool(torch.randn(2, 4, 1, 3)).shape == (2, 4, 6, 6)
@@ -110,7 +111,7 @@ def test_maps_of_6_x_6_are_handed_on_without_a_copy():
 
 @pytest.mark.parametrize("size", range(63, 130))
 def test_margin_makes_blocks_of_four_and_keeps_the_number_of_outputs(size):
-    before, behind = layers.margin(size)
+    before, behind = fast_layers.margin(size)
     side = before + size + behind
     assert before == 2
     assert 0 <= behind <= 3
@@ -127,7 +128,7 @@ def test_dropout_drops_its_share_and_scales_the_rest(p, dtype):
     torch.manual_seed(1)
     size = 1_000_003  # not a multiple of the four values that share a random word
     values = torch.ones(size, dtype=dtype, requires_grad=True)
-    dropped = layers.Dropout(p)(values)
+    dropped = fast_layers.Dropout(p)(values)
     kept = int((dropped != 0).sum())
     assert abs(kept - size * (1 - p)) < 5 * math.sqrt(size * p * (1 - p))
     assert set(dropped.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p), dtype=dtype).item()}
@@ -137,7 +138,7 @@ def test_dropout_drops_its_share_and_scales_the_rest(p, dtype):
 
 def test_dropout_decides_about_each_value_by_itself():
     torch.manual_seed(2)
-    kept = (layers.Dropout(0.5)(torch.ones(4096, 64)) != 0).double()
+    kept = (fast_layers.Dropout(0.5)(torch.ones(4096, 64)) != 0).double()
     for lag in (1, 2, 3, 4, 8, 64):
         left, right = kept.flatten()[:-lag] - 0.5, kept.flatten()[lag:] - 0.5
         assert abs(float((left * right).mean())) < 5 * 0.25 / math.sqrt(kept.numel()), lag
@@ -146,7 +147,7 @@ def test_dropout_decides_about_each_value_by_itself():
 def test_dropout_follows_from_torchs_seed_at_any_number_of_threads():
     def draw() -> torch.Tensor:
         torch.manual_seed(3)
-        return layers.Dropout(0.5)(torch.ones(512, 64))
+        return fast_layers.Dropout(0.5)(torch.ones(512, 64))
 
     first, threads = draw(), torch.get_num_threads()
     try:
@@ -155,10 +156,10 @@ def test_dropout_follows_from_torchs_seed_at_any_number_of_threads():
     finally:
         torch.set_num_threads(threads)
     torch.manual_seed(4)
-    assert not torch.equal(first, layers.Dropout(0.5)(torch.ones(512, 64)))
+    assert not torch.equal(first, fast_layers.Dropout(0.5)(torch.ones(512, 64)))
 
 
 def test_dropout_does_nothing_where_it_should():
     values = torch.randn(8, 8)
-    assert torch.equal(layers.Dropout(0.5).eval()(values), values)
-    assert torch.equal(layers.Dropout(0.0)(values), values)
+    assert torch.equal(fast_layers.Dropout(0.5).eval()(values), values)
+    assert torch.equal(fast_layers.Dropout(0.0)(values), values)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.metrics import EvalCounts, Evaluation, Mistake, StepWindow, worst_of
+from alexnet_dist.training.metrics import EvalCounts, Evaluation, Mistake, StepWindow, worst_of
 
 
 def count(batches, num_classes):

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
 
-from alexnet_dist import layers, model
-from alexnet_dist.config import ModelConfig, UserError
+from alexnet_dist.config import ModelConfig
+from alexnet_dist.errors import UserError
+from alexnet_dist.models import alexnet as model
+from alexnet_dist.models import fast_layers
 
 NUM_PARAMETERS = 57_044_810
 
@@ -72,7 +74,7 @@ def plain(num_classes):
 
 def with_margin(images):
     """Pad images as the network's input has to be."""
-    return F.pad(images, layers.margin(images.shape[-1]) * 2)
+    return F.pad(images, fast_layers.margin(images.shape[-1]) * 2)
 
 
 def imagenet_state():

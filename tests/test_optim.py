@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_dist import optim
 from alexnet_dist.config import OptimConfig
+from alexnet_dist.training import ema, lr_schedule
+from alexnet_dist.training import optimizer as optimizer_module
 
 LR = 0.2
 STEPS_PER_EPOCH, TOTAL = 10, 100
@@ -18,7 +19,8 @@ STEPS_PER_EPOCH, TOTAL = 10, 100
 def rates(total=TOTAL, steps_per_epoch=STEPS_PER_EPOCH, **options):
     config = OptimConfig(lr=LR, **options)
     return [
-        optim.learning_rate(step, config, steps_per_epoch=steps_per_epoch, total_steps=total) for step in range(total)
+        lr_schedule.learning_rate(step, config, steps_per_epoch=steps_per_epoch, total_steps=total)
+        for step in range(total)
     ]
 
 
@@ -151,7 +153,7 @@ def test_steps_equal_those_of_torchs_unfused_optimizer(name, weight_decay):
     config = OptimConfig(name=name, lr=1e-2, weight_decay=weight_decay)
     ours = small_network()
     theirs, start = copy.deepcopy(ours), copy.deepcopy(ours)
-    train(ours, optim.build(ours, config))
+    train(ours, optimizer_module.build(ours, config))
     train(theirs, unfused(theirs, config))
     for mine, other, first in zip(ours.parameters(), theirs.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
@@ -179,7 +181,7 @@ def test_lars_by_hand(decay):
     ours = small_network().double()
     plain = copy.deepcopy(ours)
     velocity = zeros_like_parameters(plain)
-    optimizer = optim.build(ours, OptimConfig(name="lars", lr=2.0, weight_decay=decay))
+    optimizer = optimizer_module.build(ours, OptimConfig(name="lars", lr=2.0, weight_decay=decay))
     for _ in stepped_by_hand(ours, plain, optimizer):
         for name, value in plain.named_parameters():
             step = value.grad
@@ -199,7 +201,7 @@ def test_lamb_by_hand():
     ours = small_network().double()
     plain = copy.deepcopy(ours)
     first, second = zeros_like_parameters(plain), zeros_like_parameters(plain)
-    optimizer = optim.build(ours, OptimConfig(name="lamb", lr=lr, weight_decay=decay))
+    optimizer = optimizer_module.build(ours, OptimConfig(name="lamb", lr=lr, weight_decay=decay))
     for count, _ in enumerate(stepped_by_hand(ours, plain, optimizer), 1):
         for name, value in plain.named_parameters():
             first[name] = 0.9 * first[name] + 0.1 * value.grad
@@ -216,7 +218,7 @@ def test_lamb_by_hand():
 @pytest.mark.parametrize("name", ["lars", "lamb"])
 def test_trust_ratios_leave_alone_what_is_zero_or_blocked(name):
     network = small_network()
-    optimizer = optim.build(network, OptimConfig(name=name, lr=0.5))
+    optimizer = optimizer_module.build(network, OptimConfig(name=name, lr=0.5))
     with torch.no_grad():
         network[2].weight.zero_()
     for parameter in network.parameters():
@@ -234,15 +236,15 @@ def test_trust_ratios_leave_alone_what_is_zero_or_blocked(name):
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("sqrt", 4), ("linear", 16)])
 def test_rates_are_scaled_to_the_batch(rule, factor):
     config = OptimConfig(lr=1e-3, scale_lr=rule)
-    assert optim.peak(config, batch_size=4096) == pytest.approx(1e-3 * factor)
-    assert optim.peak(config, batch_size=256) == 1e-3
+    assert lr_schedule.peak(config, batch_size=4096) == pytest.approx(1e-3 * factor)
+    assert lr_schedule.peak(config, batch_size=256) == 1e-3
 
 
 @pytest.mark.parametrize(
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
 def test_optimizer_is_fused_and_of_the_kind_asked_for(name, kind):
-    optimizer = optim.build(small_network(), OptimConfig(name=name, lr=0.03))
+    optimizer = optimizer_module.build(small_network(), OptimConfig(name=name, lr=0.03))
     assert type(optimizer) is kind
     assert [group["fused"] for group in optimizer.param_groups] == [True, True]
     assert [group["lr"] for group in optimizer.param_groups] == [0.03, 0.03]
@@ -251,7 +253,7 @@ def test_optimizer_is_fused_and_of_the_kind_asked_for(name, kind):
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_groups_partition_the_parameters(name):
     network = small_network()
-    groups = optim.build(network, OptimConfig(name=name, weight_decay=0.1)).param_groups
+    groups = optimizer_module.build(network, OptimConfig(name=name, weight_decay=0.1)).param_groups
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in network.parameters())
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
@@ -261,7 +263,7 @@ def test_groups_partition_the_parameters(name):
 
 @pytest.mark.parametrize(("name", "decay"), [("adam", 0), ("adamw", 0.5), ("sgd", 0), ("lars", 0), ("lamb", 0)])
 def test_decay_that_suits_one_optimizer_is_not_another_ones_default(name, decay):
-    groups = optim.build(small_network(), OptimConfig(name=name)).param_groups
+    groups = optimizer_module.build(small_network(), OptimConfig(name=name)).param_groups
     assert [group["weight_decay"] for group in groups] == [decay, 0.0]
 
 
@@ -269,7 +271,7 @@ def test_decay_that_suits_one_optimizer_is_not_another_ones_default(name, decay)
 def test_biases_never_decay(name):
     network = small_network()
     before = copy.deepcopy(network.state_dict())
-    optimizer = optim.build(network, OptimConfig(name=name, lr=0.1, weight_decay=0.5))
+    optimizer = optimizer_module.build(network, OptimConfig(name=name, lr=0.1, weight_decay=0.5))
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -285,7 +287,7 @@ def test_biases_never_decay(name):
 
 def test_average_follows_the_formula():
     network = small_network()
-    average = optim.Ema(network, decay=0.9)
+    average = ema.Ema(network, decay=0.9)
     expected = [parameter.detach().clone() for parameter in network.parameters()]
     for step in range(3):
         with torch.no_grad():
@@ -300,7 +302,7 @@ def test_average_follows_the_formula():
 
 def test_average_is_a_copy_and_leaves_the_network_alone():
     network = small_network()
-    average = optim.Ema(network, decay=0.5)
+    average = ema.Ema(network, decay=0.5)
     own = {parameter.data_ptr() for parameter in network.parameters()}
     assert own.isdisjoint(parameter.data_ptr() for parameter in average.model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(average.model.parameters(), network.parameters(), strict=True))
@@ -315,7 +317,7 @@ def test_average_is_a_copy_and_leaves_the_network_alone():
 
 def test_average_takes_no_gradient_and_the_network_still_does():
     network = small_network()
-    average = optim.Ema(network, decay=0.5)
+    average = ema.Ema(network, decay=0.5)
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
     assert all(parameter.requires_grad for parameter in network.parameters())
     network(torch.ones(1, 2, 4, 4)).sum().backward()

@@ -11,12 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from torchvision import transforms
 
-from alexnet_dist.preprocess import (
-    Preprocess,
-    enlarge,
-    enlarge_fixed_point,
-    torch_kernel_is_exact,
-)
+from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.data.resize import enlarge, enlarge_fixed_point, torch_kernel_is_exact
 
 CIFAR10 = os.environ.get("ALEXNET_DIST_TEST_CIFAR10")
 WAYS = [enlarge, enlarge_fixed_point]

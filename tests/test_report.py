@@ -15,9 +15,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from alexnet_dist import charts, report
-from alexnet_dist.config import Config, UserError, to_dict
-from alexnet_dist.recorded import NBSP, NOTHING
+from alexnet_dist.config import Config, to_dict
+from alexnet_dist.errors import UserError
+from alexnet_dist.report import charts
+from alexnet_dist.report import page as report
+from alexnet_dist.text import NBSP, NOTHING
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><img src=x onerror=\"document.title='run'\"><b>bold</b>{{ 7 * 7 }}"
@@ -486,7 +488,7 @@ def contrast(one, other):
 
 
 def test_colours_can_be_told_from_their_ground():
-    style = (ROOT / "alexnet_dist/templates/report.css").read_text()
+    style = (ROOT / "alexnet_dist/report/templates/report.css").read_text()
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#\w{6});", part)) for part in style.split("(prefers-color-scheme: dark)")
     )

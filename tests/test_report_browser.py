@@ -6,7 +6,7 @@ import shutil
 import pytest
 from test_report import HOSTILE, make_run
 
-from alexnet_dist import report
+from alexnet_dist.report import page as report
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -17,10 +17,13 @@ import pytest
 import wandb
 from PIL import Image
 
+from alexnet_dist import atomic_files
 from alexnet_dist import config as configuration
-from alexnet_dist import files, runlog, trackers
-from alexnet_dist.config import Config, LogConfig, OptimConfig, UserError, WandbConfig
-from alexnet_dist.trackers import Media, Tracker
+from alexnet_dist.config import Config, LogConfig, OptimConfig, WandbConfig
+from alexnet_dist.errors import UserError
+from alexnet_dist.tracking import code_version as code_version_module
+from alexnet_dist.tracking import run_dir, run_logger, wandb_tracker
+from alexnet_dist.tracking.tracker import Media, Tracker
 
 BLACK = np.zeros((2, 2, 3), np.uint8)
 KEY = "0123456789abcdef0123456789abcdef01234567"  # of the length of a real one
@@ -50,7 +53,7 @@ def lines_of(folder):
 
 
 def start(folder, *, step=0, enabled=True, tags=(), stop=None, **changes):
-    log = runlog.RunLog(
+    log = run_logger.RunLog(
         config_for(folder, **changes), facts={"num_classes": 10}, tags=tags, enabled=enabled, step=step, stop=stop
     )
     log.open()
@@ -91,10 +94,10 @@ def test_resume_rules(resume, place, refusal, tmp_path):
         folder.mkdir()
     before = sorted(tmp_path.rglob("*"))
     if refusal is None:
-        runlog.check(config)
+        run_dir.check(config)
     else:
         with pytest.raises(UserError) as found:
-            runlog.check(config)
+            run_dir.check(config)
         assert refusal in str(found.value)
         assert {"never": "--resume auto", "must": "--resume must"}[resume] in str(found.value)
         assert folder is None or str(folder) in str(found.value)
@@ -159,7 +162,7 @@ REFUSED = {
 def test_a_continued_run_may_change_how_it_runs(field, tmp_path):
     config = config_for(tmp_path / "run")
     recorded_run(tmp_path / "run", config)
-    runlog.check(changed(config, field, ALLOWED[field]))
+    run_dir.check(changed(config, field, ALLOWED[field]))
 
 
 @pytest.mark.parametrize("field", REFUSED)
@@ -167,7 +170,7 @@ def test_a_continued_run_must_not_change_what_it_computes(field, tmp_path):
     config = config_for(tmp_path / "run")
     recorded_run(tmp_path / "run", config)
     with pytest.raises(UserError, match="another configuration") as refusal:
-        runlog.check(changed(config, field, REFUSED[field]))
+        run_dir.check(changed(config, field, REFUSED[field]))
     assert f"({field}: " in str(refusal.value)
     assert "; " not in str(refusal.value), "and nothing else is named"
 
@@ -175,26 +178,26 @@ def test_a_continued_run_must_not_change_what_it_computes(field, tmp_path):
 def test_the_refusal_names_old_and_new_values(tmp_path):
     recorded_run(tmp_path / "run", config_for(tmp_path / "run"))
     with pytest.raises(UserError, match=r"optim\.lr: 0\.0005 -> 0\.001; seed: 0 -> 3"):
-        runlog.check(config_for(tmp_path / "run", seed=3, optim=OptimConfig(lr=1e-3)))
+        run_dir.check(config_for(tmp_path / "run", seed=3, optim=OptimConfig(lr=1e-3)))
 
 
 def test_a_folder_may_have_moved(tmp_path):
     recorded_run(tmp_path / "now", config_for(tmp_path / "then"))
-    runlog.check(config_for(tmp_path / "now", resume="must"))
+    run_dir.check(config_for(tmp_path / "now", resume="must"))
 
 
 @pytest.mark.parametrize("content", ["just words", "- a\n- list\n", "", "epochs: [1,\n", "a: b: c", b"\xff\xfe\x00bad"])
 def test_a_recorded_configuration_that_cannot_be_read(content, tmp_path):
     (tmp_path / "config.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=r"config\.yaml") as refusal:
-        runlog.check(config_for(tmp_path))
+        run_dir.check(config_for(tmp_path))
     assert "\n" not in str(refusal.value)
 
 
 def test_online_without_login_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(UserError, match="wandb login"):
-        runlog.check(config_for(tmp_path, log=LogConfig(), wandb=WandbConfig(mode="online")))
-    runlog.check(config_for(tmp_path, wandb=WandbConfig(mode="online")))  # without the tracker it does not matter
+        run_dir.check(config_for(tmp_path, log=LogConfig(), wandb=WandbConfig(mode="online")))
+    run_dir.check(config_for(tmp_path, wandb=WandbConfig(mode="online")))  # without the tracker it does not matter
 
 
 # ---- choosing a folder ----------------------------------------------------------------------------------------------
@@ -202,20 +205,20 @@ def test_online_without_login_is_refused_before_anything_starts(tmp_path):
 
 def test_the_folder_asked_for_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
-    assert runlog.choose_folder(config_for(tmp_path / "run"), data_name="digits") == tmp_path / "run"
+    assert run_dir.choose_folder(config_for(tmp_path / "run"), data_name="digits") == tmp_path / "run"
 
 
 @pytest.fixture
 def frozen_second(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runlog, "time", SimpleNamespace(strftime=lambda _format: "20260102-030405"))
+    monkeypatch.setattr(run_logger, "time", SimpleNamespace(strftime=lambda _format: "20260102-030405"))
 
 
 @pytest.mark.usefixtures("frozen_second")
 def test_a_chosen_folder_is_new():
     chosen = []
     for _ in range(4):
-        folder = runlog.choose_folder(Config(), data_name="uoft-cs/cifar10")
+        folder = run_dir.choose_folder(Config(), data_name="uoft-cs/cifar10")
         assert folder not in chosen
         chosen.append(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +229,7 @@ def test_a_chosen_folder_is_new():
 
 @pytest.mark.usefixtures("frozen_second")
 def test_two_runs_begun_in_the_same_second_do_not_share_a_folder():
-    first, second = (runlog.choose_folder(Config(), data_name="digits") for _ in range(2))
+    first, second = (run_dir.choose_folder(Config(), data_name="digits") for _ in range(2))
     assert first != second, "between choosing and writing lie seconds, in which another run may choose"
 
 
@@ -261,7 +264,7 @@ def test_lines_are_json_even_where_a_number_is_not_finite(tmp_path):
 
 def test_configuration_in_the_folder_reads_back_equal(tmp_path):
     config = config_for(tmp_path / "a" / "run", seed=3, optim=OptimConfig(lr=3e-4, ema=0.99))
-    log = runlog.RunLog(config, facts={}, enabled=True, step=0)
+    log = run_logger.RunLog(config, facts={}, enabled=True, step=0)
     log.open()
     log.close()
     assert configuration.parse(["--config", str(tmp_path / "a" / "run" / "config.yaml")]) == config
@@ -357,24 +360,24 @@ def test_code_version_is_a_commit_of_this_checkout(tmp_path, monkeypatch):
     source = tmp_path / "checkout" / "alexnet_dist" / "runlog.py"
     source.parent.mkdir(parents=True)
     source.write_text("")
-    monkeypatch.setattr(runlog, "__file__", str(source))
+    monkeypatch.setattr(code_version_module, "__file__", str(source))
 
     def git(*words):
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
         command = ["git", "-C", str(tmp_path / "checkout"), *identity, *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    assert runlog.code_version() is None, "no checkout"
+    assert code_version_module.code_version() is None, "no checkout"
     git("init")
-    assert runlog.code_version() is None, "installed within somebody else's checkout"
+    assert code_version_module.code_version() is None, "installed within somebody else's checkout"
     git("add", ".")
     git("commit", "-m", "all")
     commit = git("rev-parse", "HEAD")
-    assert runlog.code_version() == commit
+    assert code_version_module.code_version() == commit
     source.write_text("changed")
-    assert runlog.code_version() == f"{commit}-dirty"
+    assert code_version_module.code_version() == f"{commit}-dirty"
     monkeypatch.setenv("PATH", "")
-    assert runlog.code_version() is None, "no git"
+    assert code_version_module.code_version() is None, "no git"
 
 
 # ---- the summary ----------------------------------------------------------------------------------------------------
@@ -405,7 +408,7 @@ def test_summary_is_replaced_in_one_step(tmp_path, monkeypatch):
 
 def test_write_text_replaces_and_leaves_nothing_behind(tmp_path):
     for text in ("one", "zwölf\n"):
-        files.write_text(tmp_path / "a.txt", text)
+        atomic_files.write_text(tmp_path / "a.txt", text)
         assert (tmp_path / "a.txt").read_text(encoding="utf-8") == text
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -494,7 +497,11 @@ class Hanging(Tracker):
 
 @pytest.fixture
 def hanging(monkeypatch):
-    for module, name in ((runlog, "PATIENCE_SECONDS"), (runlog, "GRACE_SECONDS"), (trackers, "FINISH_SECONDS")):
+    for module, name in (
+        (run_logger, "PATIENCE_SECONDS"),
+        (run_logger, "GRACE_SECONDS"),
+        (wandb_tracker, "FINISH_SECONDS"),
+    ):
         monkeypatch.setattr(module, name, 0.1)
     tracker = Hanging()
     yield tracker
@@ -502,7 +509,7 @@ def hanging(monkeypatch):
 
 
 def test_a_tracker_that_hangs_holds_nobody(tmp_path, monkeypatch, caplog, hanging):
-    monkeypatch.setattr(runlog, "MOST_RECORDS", 5)
+    monkeypatch.setattr(run_logger, "MOST_RECORDS", 5)
     log = start(tmp_path / "run")
     log._trackers = [hanging]
     began = time.monotonic()
@@ -521,7 +528,7 @@ def test_pictures_for_a_tracker_that_hangs_are_written_and_do_not_pile_up(tmp_pa
         log.show({"global_step": epoch, "epoch": epoch}, lambda: Media({"kernels/p": BLACK}))
     log.close()
     assert len(list((tmp_path / "run" / "figures").glob("epoch_*/p.png"))) == 20
-    assert f"{20 - runlog.MOST_MEDIA} records or sets of pictures were too many" in caplog.text
+    assert f"{20 - run_logger.MOST_MEDIA} records or sets of pictures were too many" in caplog.text
     assert hanging.shown <= 1
 
 

@@ -11,8 +11,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from alexnet_dist import decode, distributed, runlog
-from alexnet_dist.config import Config, UserError, flat, to_dict
+from alexnet_dist.config import Config, flat, to_dict
+from alexnet_dist.data import decode
+from alexnet_dist.distributed import network
+from alexnet_dist.errors import UserError
+from alexnet_dist.tracking import run_dir
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,7 +23,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted([ROOT / "train.py", *(ROOT / "alexnet_dist").glob("*.py")])
+SOURCES = sorted([ROOT / "train.py", *(ROOT / "alexnet_dist").rglob("*.py")])
 FORBIDDEN = {
     "a pickle runs code": {
         "pickle",
@@ -64,7 +67,7 @@ def offences(source):
     )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_dangerous_is_called(path):
     """S3 to S6, S8, S12."""
     assert offences(path.read_text(encoding="utf-8")) == []
@@ -106,7 +109,7 @@ def test_no_option_takes_a_secret():
 def test_a_run_folder_named_after_its_data_stays_below_runs(tmp_path, monkeypatch, name):
     """S10, S12."""
     monkeypatch.chdir(tmp_path)
-    folder = runlog.choose_folder(Config(), data_name=name)
+    folder = run_dir.choose_folder(Config(), data_name=name)
     assert folder.resolve().parent == tmp_path / "runs"
 
 
@@ -129,6 +132,6 @@ def test_ranks_of_one_machine_talk_over_its_loopback_interface(monkeypatch, rank
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     if chosen:
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", chosen)
-    found = distributed.gloo_interface()
+    found = network.gloo_interface()
     assert (found is not None) == expected
     assert found is None or found.startswith("lo")

@@ -7,7 +7,7 @@ import torch
 from ranks import run_ranks
 from tiny import run, summary
 
-from alexnet_dist import topology
+from alexnet_dist.distributed import topology
 
 ONE = {"hosts": {"a": 1}, "devices": {"CPU": 1}, "backend": None, "interconnect": None}
 
@@ -89,7 +89,7 @@ def test_every_round_is_a_real_one_on_every_rank():
 
 def counted_rounds():
     from alexnet_dist.config import parse
-    from alexnet_dist.distributed import make_accelerator
+    from alexnet_dist.distributed.accelerator import make_accelerator
 
     torch.set_num_threads(1)
     accelerator, _ = make_accelerator(parse(["--runtime.cpu"]))

@@ -6,7 +6,7 @@ import logging
 import pytest
 from tiny import equal, losses, run, weights
 
-from alexnet_dist import tracing
+from alexnet_dist.training import profiler
 
 SECTIONS = {"input", "forward", "backward", "optimizer"}
 
@@ -20,7 +20,7 @@ def test_trace_holds_three_steps_and_their_sections_and_changes_nothing(tmp_path
     flags = ["--epochs", "4"]  # of three steps each
     traced = run(tmp_path / "traced", *flags, "--profile")
     names = annotations(traced)
-    assert {name: names.count(name) for name in SECTIONS} == dict.fromkeys(SECTIONS, tracing.TRACED)
+    assert {name: names.count(name) for name in SECTIONS} == dict.fromkeys(SECTIONS, profiler.TRACED)
     table = (traced / "profile/operators.txt").read_text()
     assert "convolution_backward" in table
     plain = run(tmp_path / "plain", *flags)
@@ -31,8 +31,8 @@ def test_trace_holds_three_steps_and_their_sections_and_changes_nothing(tmp_path
 
 def test_sections_are_traced_once_per_part_of_a_batch(tmp_path):
     names = annotations(run(tmp_path / "run", "--epochs", "4", "--profile", "--optim.accumulate", "2"))
-    assert names.count("forward") == names.count("input") == 2 * tracing.TRACED
-    assert names.count("optimizer") == tracing.TRACED
+    assert names.count("forward") == names.count("input") == 2 * profiler.TRACED
+    assert names.count("optimizer") == profiler.TRACED
 
 
 def test_a_run_too_short_for_the_window_says_so(tmp_path, caplog):
@@ -44,7 +44,7 @@ def test_a_run_too_short_for_the_window_says_so(tmp_path, caplog):
 
 @pytest.mark.parametrize("steps", [0, 8, 100])
 def test_without_a_folder_nothing_happens(steps, caplog):
-    tracer = tracing.Tracer(None)
+    tracer = profiler.Tracer(None)
     for _ in range(steps):
         tracer.step()
     tracer.close()

@@ -17,9 +17,10 @@ import wandb
 from PIL import Image
 from test_runlog import KEY, environment, offline, record, start  # noqa: F401 - the fixture empties the environment
 
-from alexnet_dist import trackers
-from alexnet_dist.config import LogConfig, UserError, WandbConfig
-from alexnet_dist.trackers import Media, Weights
+from alexnet_dist.config import LogConfig, WandbConfig
+from alexnet_dist.errors import UserError
+from alexnet_dist.tracking import wandb_repair, wandb_tracker
+from alexnet_dist.tracking.tracker import Media, Weights
 
 BLACK = np.zeros((2, 2, 3), np.uint8)
 
@@ -60,7 +61,7 @@ def test_wandb_mode(case, monkeypatch):
         monkeypatch.setenv("WANDB_MODE", variable)
     if login:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert trackers.wandb_mode(WandbConfig(mode=asked)) == (mode, reason)
+    assert wandb_tracker.wandb_mode(WandbConfig(mode=asked)) == (mode, reason)
 
 
 @pytest.mark.parametrize(("asked", "variable"), [("online", None), ("auto", "online"), ("online", "offline")])
@@ -69,7 +70,7 @@ def test_online_needs_a_login(asked, variable, tmp_path, monkeypatch):
     if variable is not None:
         monkeypatch.setenv("WANDB_MODE", variable)
     with pytest.raises(UserError, match="wandb login") as refusal:
-        trackers.wandb_mode(WandbConfig(mode=asked))
+        wandb_tracker.wandb_mode(WandbConfig(mode=asked))
     assert "--wandb.mode offline" in str(refusal.value)
     assert KEY not in str(refusal.value)
 
@@ -77,25 +78,25 @@ def test_online_needs_a_login(asked, variable, tmp_path, monkeypatch):
 def test_login_by_a_file_that_NETRC_names(tmp_path, monkeypatch):  # noqa: N802 - the variable's name
     path = netrc_file(tmp_path / "logins")
     monkeypatch.setenv("NETRC", path)
-    assert trackers.wandb_mode(WandbConfig()) == ("online", path)
+    assert wandb_tracker.wandb_mode(WandbConfig()) == ("online", path)
 
 
 def test_login_by_the_file_in_the_home_folder():
     path = netrc_file(Path.home() / ".netrc")
-    assert trackers.wandb_mode(WandbConfig()) == ("online", path)
+    assert wandb_tracker.wandb_mode(WandbConfig()) == ("online", path)
 
 
 def test_NETRC_may_begin_with_a_tilde(monkeypatch):  # noqa: N802 - the variable's name
     netrc_file(Path.home() / "logins")
     monkeypatch.setenv("NETRC", "~/logins")  # which wandb expands
-    assert trackers.wandb_mode(WandbConfig())[0] == "online"
+    assert wandb_tracker.wandb_mode(WandbConfig())[0] == "online"
 
 
 @pytest.mark.parametrize("content", ["", "machine api.wandb.ai login", "\x00\xff", "machine api.wandb.ai"])
 def test_a_login_file_without_a_login(content, tmp_path, monkeypatch):
     (tmp_path / "netrc").write_text(content)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert trackers.wandb_mode(WandbConfig())[0] == "offline"
+    assert wandb_tracker.wandb_mode(WandbConfig())[0] == "offline"
 
 
 @pytest.mark.parametrize(
@@ -112,14 +113,14 @@ def test_a_login_file_without_a_login(content, tmp_path, monkeypatch):
 def test_login_of_a_server_of_ones_own(address, host, mode, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", address)
     monkeypatch.setenv("NETRC", netrc_file(tmp_path / "netrc", host=host))
-    assert trackers.wandb_mode(WandbConfig())[0] == mode
+    assert wandb_tracker.wandb_mode(WandbConfig())[0] == mode
 
 
 def test_the_key_is_never_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", netrc_file(tmp_path / "netrc"))
-    by_file = trackers.wandb_mode(WandbConfig())
+    by_file = wandb_tracker.wandb_mode(WandbConfig())
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    by_variable = trackers.wandb_mode(WandbConfig())
+    by_variable = wandb_tracker.wandb_mode(WandbConfig())
     assert by_file[0] == by_variable[0] == "online"
     assert KEY not in f"{by_file} {by_variable}"
 
@@ -222,7 +223,7 @@ def test_records_and_pictures_carry_their_axes(tmp_path, spy):
 
 def test_a_confusion_matrix_of_many_classes_is_not_sent(tmp_path, spy):
     log = offline(tmp_path / "run")
-    for num_classes in (trackers.MOST_CLASSES + 1, 2):
+    for num_classes in (wandb_tracker.MOST_CLASSES + 1, 2):
         log.confusion(record(1), np.eye(num_classes, dtype=np.int64), [str(i) for i in range(num_classes)])
     log.close()
     (call,) = spy.log.call_args_list
@@ -370,7 +371,7 @@ def log_file(*sizes, torn=0):
 def test_a_torn_log_ends_behind_its_last_whole_record(sizes, torn):
     content, ends = log_file(*sizes, torn=torn)
     whole = [end for end in ends if end <= len(content)]
-    assert trackers._end_of_records(content) == (whole[-1] if whole else 7)
+    assert wandb_repair._end_of_records(content) == (whole[-1] if whole else 7)
 
 
 def test_parts_of_a_killed_run_are_mended(tmp_path, spy):
@@ -400,7 +401,7 @@ def test_settings_can_be_copied(tmp_path, spy):
 
 def test_tables_for_a_server_that_does_not_answer_are_left_out_for_a_while(tmp_path, spy, monkeypatch, caplog):
     now = [0.0]
-    monkeypatch.setattr(trackers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(wandb_tracker.time, "monotonic", lambda: now[0])
     log = offline(tmp_path / "run")
     tracker = log._trackers[0]
     sent = []

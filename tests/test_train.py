@@ -18,8 +18,11 @@ from PIL import Image
 from tiny import FLAGS, equal, losses, records, run, run_with_ids, summary, tiny_alexnet, weights, without_clocks
 
 import train
-from alexnet_dist import data, engine, metrics, model, optim
-from alexnet_dist.config import UserError, parse
+from alexnet_dist.config import parse
+from alexnet_dist.data import sources
+from alexnet_dist.errors import UserError
+from alexnet_dist.models import alexnet as model
+from alexnet_dist.training import eval_loop, metrics, optimizer, train_loop
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "first_batch"} | {
@@ -207,7 +210,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(finished, tmp_pat
 def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     """From step 2 on nothing moves; the message names the step and, for a loss, the image."""
     good = run(tmp_path / "good", "--max-steps", "1", "--model.dropout", "0")
-    step_function, calls, poisoned = engine._train_step, [], []
+    step_function, calls, poisoned = train_loop._train_step, [], []
 
     def poison(job, batch, draws, *, step: int, lr: float):
         calls.append(step)
@@ -219,16 +222,16 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
             return step_function(replacement, batch, None, step=step, lr=lr)
         return step_function(job, batch, draws, step=step, lr=lr)
 
-    monkeypatch.setattr(engine, "_train_step", poison)
+    monkeypatch.setattr(train_loop, "_train_step", poison)
     kept = {}
-    monkeypatch.setattr(engine, "evaluate", lambda *_, **__: pytest.fail("went on"))
-    report = engine._report
+    monkeypatch.setattr(eval_loop, "evaluate", lambda *_, **__: pytest.fail("went on"))
+    report = train_loop._report
 
     def look(job, *arguments):
         kept.update({name: value.clone() for name, value in job.model.state_dict().items()})
         return report(job, *arguments)
 
-    monkeypatch.setattr(engine, "_report", look)
+    monkeypatch.setattr(train_loop, "_report", look)
     with pytest.raises(metrics.NonFiniteError) as caught:
         run(tmp_path / "bad", "--log.every-steps", "3", "--model.dropout", "0")
     assert calls == [0, 1, 2]  # the device was not waited for in between, and
@@ -239,7 +242,7 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     evidence = tmp_path / "bad" / "non_finite" / "step_00000002"
     assert equal(safetensors.torch.load_file(evidence / "model.safetensors"), weights(good))
     batch = safetensors.torch.load_file(evidence / "batch.safetensors")
-    split = data.load(parse(FLAGS).data).train
+    split = sources.load(parse(FLAGS).data).train
     assert torch.equal(batch["images"], torch.from_numpy(split.images[batch["ids"].numpy()]))
     assert torch.equal(batch["labels"], torch.from_numpy(split.labels[batch["ids"].numpy()]))
     assert batch["draws"].shape == (16, 10)
@@ -257,8 +260,8 @@ def test_collapse_is_reported(tmp_path, capsys):
 
 def test_an_optimizer_of_other_parameters_is_diagnosed(tmp_path, capsys, monkeypatch):
     """The lecture's regime: the head was swapped behind the optimizer's back, so its steps went nowhere."""
-    build = optim.build
-    monkeypatch.setattr(optim, "build", lambda network, config: build(copy.deepcopy(network), config))
+    build = optimizer.build
+    monkeypatch.setattr(optimizer, "build", lambda network, config: build(copy.deepcopy(network), config))
     folder = run(tmp_path / "run", "--optim.lr", "3e-3")
     printed = " ".join(capsys.readouterr().err.split())
     assert equal(weights(folder), run_start(tmp_path)), "nothing moved"

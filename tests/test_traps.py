@@ -14,8 +14,9 @@ import torch
 import yaml
 from tiny import beside_launch_scripts, summary
 
-from alexnet_dist import distributed
-from alexnet_dist.config import UserError, parse
+from alexnet_dist.config import parse
+from alexnet_dist.distributed import launch_checks
+from alexnet_dist.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 120
@@ -103,9 +104,9 @@ def test_g3_is_told_from_what_the_launcher_sets(monkeypatch, variables, refused)
         monkeypatch.setenv(name, value)
     if refused:
         with pytest.raises(UserError, match="started this one alone"):
-            distributed.check_launch(parse([]))
+            launch_checks.check_launch(parse([]))
     else:
-        distributed.check_launch(parse([]))
+        launch_checks.check_launch(parse([]))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from fake_wandb import refusing, serving
 from tiny import FLAGS, records, run, without_clocks
 
-from alexnet_dist import trackers
+from alexnet_dist.tracking import wandb_tracker
 
 ROOT = Path(__file__).parent.parent
 KEY, CANARY = "0123456789" * 4, "canary-7f3a9c21e5b84d60"
@@ -26,7 +26,9 @@ def train(folder: Path, port: int, *, finish: float = FINISH) -> tuple[subproces
         f"sys.argv = ['train.py', *{FLAGS!r}, '--out-dir', {str(folder)!r}, '--log.trackers', 'wandb', "
         "'--wandb.mode', 'online']\n"
         "import torchvision, tiny, train\n"
-        "from alexnet_dist import distributed, report, trackers\n"
+        "from alexnet_dist.distributed import hardware as distributed\n"
+        "from alexnet_dist.report import page as report\n"
+        "from alexnet_dist.tracking import wandb_tracker as trackers\n"
         "from alexnet_dist.config import parse\n"
         "torchvision.models.alexnet = tiny.tiny_alexnet\n"
         "distributed.matmul_flops, report.write = lambda *_: 1e12, lambda _: None\n"
@@ -81,7 +83,7 @@ def test_a_faulty_server_changes_nothing(tmp_path, fault, without):
         ended, seconds = train(tmp_path, server.port)
     assert ended.returncode == 0, ended.stderr
     assert [without_clocks(record) for record in records(tmp_path)] == without
-    assert seconds < 2 * INIT + PROBE + FINISH + trackers.SERVICE_SECONDS + GRACE
+    assert seconds < 2 * INIT + PROBE + FINISH + wandb_tracker.SERVICE_SECONDS + GRACE
     assert not leaks(tmp_path, ended)
     logs = [path for path in (tmp_path / "wandb").rglob("*.wandb") if path.stat().st_size]
     assert logs, "nothing to send later"

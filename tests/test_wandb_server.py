@@ -17,7 +17,7 @@ from test_chaos import ACCELERATE, Trial, port
 from tiny import records, summary, without_clocks
 from wandb_server import KEY, PROGRAM, serving
 
-from alexnet_dist import checkpoint
+from alexnet_dist.training import checkpoint
 
 IMAGES, EPOCHS, STEPS = 163, 6, 60
 FLAGS = f"--epochs {EPOCHS} --log.kernels-every-epochs 1 --log.every-steps 1 --log.trackers wandb".split()

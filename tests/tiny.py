@@ -13,8 +13,10 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 import train
-from alexnet_dist import distributed, engine, report
 from alexnet_dist.config import parse
+from alexnet_dist.distributed import hardware
+from alexnet_dist.report import page
+from alexnet_dist.training import train_loop
 
 FLAGS = """--data.dataset synthetic --data.limit 52 --data.batch-size 16 --data.image-size 64 --runtime.precision fp32
     --log.every-steps 1 --log.trackers --log.kernels-every-epochs 1000 --epochs 2 --data.cutout 0 --model.init torch
@@ -36,9 +38,9 @@ def run(folder: Path, *flags: str, real: bool = False, reported: bool = False) -
     """Train in this process and return the run folder."""
     config = parse([*FLAGS, "--out-dir", str(folder), *flags])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
+        patch.setattr(hardware, "matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
         if not reported:
-            patch.setattr(report, "write", lambda _: None)  # and so does its page
+            patch.setattr(page, "write", lambda _: None)  # and so does its page
         if not real:
             patch.setattr(torchvision.models, "alexnet", tiny_alexnet)
         train.main(config)
@@ -60,17 +62,17 @@ def beside_launch_scripts(folder: Path) -> Path:
 def run_with_ids(folder: Path, flags: list[str]) -> list[list[int]]:
     """Train in this process and return this rank's image ids of each step."""
     seen: list[list[int]] = []
-    step = engine._train_step
+    step = train_loop._train_step
 
-    def spy(job: engine.Job, batch: Any, *arguments: Any, **keywords: Any) -> Any:
+    def spy(job: train_loop.Job, batch: Any, *arguments: Any, **keywords: Any) -> Any:
         seen.append(batch["ids"].tolist())
         return step(job, batch, *arguments, **keywords)
 
-    engine._train_step = spy
+    train_loop._train_step = spy
     try:
         run(folder, *flags)
     finally:
-        engine._train_step = step
+        train_loop._train_step = step
     return seen
 
 

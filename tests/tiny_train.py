@@ -41,10 +41,14 @@ if __name__ == "__main__":
     import torchvision
 
     import train
-    from alexnet_dist import cache, distributed, engine, files, heartbeat, report
+    from alexnet_dist import atomic_files
     from alexnet_dist.config import parse
+    from alexnet_dist.data import cache
+    from alexnet_dist.distributed import hardware, watchdog
+    from alexnet_dist.report import page
+    from alexnet_dist.training import eval_loop, train_loop
 
-    step_of, assemble, sha256 = engine._train_step, cache.assemble, files.sha256
+    step_of, assemble, sha256 = train_loop._train_step, cache.assemble, atomic_files.sha256
 
     def noted_step(job, batch, draws, **keywords):
         at("step", keywords["step"])
@@ -69,13 +73,13 @@ if __name__ == "__main__":
         return sha256(path)
 
     torchvision.models.alexnet = tiny.tiny_alexnet
-    distributed.matmul_flops = lambda *_: 1e12
-    heartbeat.PERIOD = 0.2
-    report.write = lambda _: None  # half a second
-    files.sha256 = slow_sha256
+    hardware.matmul_flops = lambda *_: 1e12
+    watchdog.PERIOD = 0.2
+    page.write = lambda _: None  # half a second
+    atomic_files.sha256 = slow_sha256
     cache.assemble = noted_assembly
-    engine._train_step = noted_step
-    engine.evaluate = within("evaluate", engine.evaluate)
+    train_loop._train_step = noted_step
+    eval_loop.evaluate = within("evaluate", eval_loop.evaluate)
     train.resume = within("resume", train.resume)
     train.COMMAND_LINE = parse([*tiny.FLAGS, *sys.argv[1:]])
     train.command()

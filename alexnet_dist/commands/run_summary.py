@@ -1,0 +1,179 @@
+"""What a run says about itself: its facts, the run card, the line per epoch, summary.json and the result card.
+
+Turns values into words and dicts; measures, prints and writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from typing import TYPE_CHECKING, Any
+
+import accelerate
+import torch
+
+from alexnet_dist import __version__
+from alexnet_dist.distributed import topology
+from alexnet_dist.models.alexnet import num_parameters
+from alexnet_dist.text import duration
+from alexnet_dist.training.lr_schedule import peak
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from alexnet_dist.config import Config, DataConfig
+    from alexnet_dist.data.image_data import ImageData
+    from alexnet_dist.training.progress import Progress
+    from alexnet_dist.training.train_loop import Job, Record
+
+Facts = dict[str, Any]
+
+COLLAPSE_ADVICE = (
+    "So ended the lecture's recorded run (10.000 %). In the first epochs it may pass; if it stays, try a lower "
+    "--optim.lr or a longer --optim.warmup-epochs, and look at the labels"
+)
+NOTHING_MOVED = (
+    "No kernel has moved since the start: the optimizer does not hold this network's parameters (a layer was replaced "
+    "after it was built?), or the learning rate is too small to change a number"
+)
+GUESSING = 0.005  # nats: the lecture's recorded loss, 2.304, is this close to ln 10
+
+
+def facts(config: Config, dataset: ImageData, network: nn.Module, job: Job) -> Facts:
+    """Return what describes a run besides its configuration, ready for JSON."""
+    hardware = job.hardware
+    return {
+        "num_parameters": num_parameters(network),
+        "num_train_images": len(dataset.train),
+        "num_eval_images": len(dataset.test),
+        "evaluated_on": dataset.evaluated_on,
+        "num_classes": len(dataset.class_names),
+        "dataset": dataset.name,
+        "fallback_for": dataset.fallback_for,
+        "fingerprint": dataset.fingerprint,
+        "world_size": hardware.world_size,
+        "global_batch_size": config.data.batch_size,
+        "steps_per_epoch": job.order.num_batches,
+        "precision": hardware.precision.name,
+        "device": hardware.device,
+        "cpu_threads": hardware.threads,
+        "peak_tflops": hardware.peak_flops / 1e12,
+        "flops_per_image": job.flops_per_image,
+        "versions": {
+            "alexnet_dist": __version__,
+            "torch": torch.__version__,
+            "accelerate": accelerate.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def tags(facts: Facts) -> list[str]:
+    """Return what the run is filed under beside its configuration."""
+    num = facts["world_size"]
+    return [facts["dataset"], facts["precision"], "1 process" if num == 1 else f"{num} processes"]
+
+
+def run_card(config: Config, facts: Facts, job: Job, progress: Progress, tracking: str) -> dict[str, str]:
+    """Return the rows that are shown before training starts."""
+    hardware, batch_size = job.hardware, config.data.batch_size
+    processes = "1 process" if hardware.world_size == 1 else f"{hardware.world_size} processes (DDP)"
+    threads = f", {hardware.threads} threads each" if hardware.device == "CPU" else ""
+    stands_in = f" (FALLBACK for {facts['fallback_for']})" if facts["fallback_for"] else ""
+    parts = f" in {config.optim.accumulate} parts" if config.optim.accumulate > 1 else ""
+    source = job.preprocess.source_size
+    begin = f"continues after step {progress.step}" if progress.step else "begins"
+    left_over = facts["num_train_images"] % batch_size
+    return {
+        "data": f"{facts['dataset']}{stands_in}: {facts['num_train_images']:,} training and "
+        f"{facts['num_eval_images']:,} {facts['evaluated_on']} images, {facts['num_classes']} classes",
+        "input": f"{source}x{source} -> {config.data.image_size}x{config.data.image_size}, "
+        + ("normalised, " if config.data.normalize else "in [0, 1], ")
+        + _augmentation(config.data),
+        "network": f"AlexNet, {facts['num_parameters']:,} parameters",
+        "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
+        f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
+        **({"hosts": topology.words(facts)} if hardware.world_size > 1 else {}),
+        "precision": f"{hardware.precision.name} ({hardware.precision.reason})",
+        "batch": f"{batch_size} in all, {batch_size // hardware.world_size} per process{parts}",
+        "steps": f"{job.order.num_batches} an epoch, {config.epochs} epochs"
+        + (f", stopping after step {job.last_step}" if config.max_steps else "")
+        + (f"; {left_over} images of each epoch's order do not fill a batch" if left_over else ""),
+        "optimizer": f"{config.optim.name}, lr {peak(config.optim, batch_size=batch_size):g} {config.optim.schedule}"
+        + (f", evaluates an average of weights ({config.optim.ema:g})" if config.optim.ema else ""),
+        "tracking": tracking,
+        "run folder": f"{config.out_dir} ({begin})",
+    }
+
+
+def collapse_words(collapse: str, record: Record, *, num_classes: int, moved: bool) -> str:
+    """Say what a collapse looks like and what to do about it.
+
+    Args:
+        collapse: in what way nothing was learned (`Evaluation.collapse`).
+        record: of the epoch.
+        num_classes: of the data set.
+        moved: whether training has changed any kernel.
+    """
+    if not moved:
+        return f"{collapse}. {NOTHING_MOVED}"
+    loss = record["train/epoch_loss"]
+    guesses = abs(loss - math.log(num_classes)) < GUESSING
+    detail = f", and the training loss, {loss:.4f}, is that of guessing, ln {num_classes}" if guesses else ""
+    return f"{collapse}{detail}. {COLLAPSE_ADVICE}"
+
+
+def _augmentation(config: DataConfig) -> str:
+    if not config.augment:
+        return "as stored"
+    more = {"cutout": config.cutout, "mixup": config.mixup, "cutmix": config.cutmix}
+    return ", ".join(["cropped and mirrored", *(f"{name} {value:g}" for name, value in more.items() if value)])
+
+
+def epoch_line(record: Record, *, epochs: int, split: str) -> str:
+    """Return the lecture's line: training loss, accuracy in percent on the split that is evaluated, seconds."""
+    return (
+        f"epoch {record['epoch']}/{epochs}  training loss {record['train/epoch_loss']:.4f}  "
+        f"{split} loss {record['val/loss']:.4f}  {split} accuracy {record['val/top1']:.3%}  "
+        f"{duration(record['perf/epoch_seconds'])}"
+    )
+
+
+def summary(facts: Facts, progress: Progress, *, status: str) -> Record:
+    """Return the content of summary.json."""
+    return {
+        "status": status,
+        "best_top1": progress.best_top1,
+        "best_epoch": progress.best_epoch,
+        "final_top1": progress.top1,
+        "final_top1_flip_tta": progress.top1_flip_tta,
+        "final_train_loss": progress.epoch_loss,
+        "epochs": progress.epoch,
+        "global_step": progress.step,
+        "images_per_second": progress.samples_seen / progress.train_seconds if progress.train_seconds else None,
+        "wall_seconds": progress.wall_seconds,
+        **facts,
+    }
+
+
+def finding(summary: Record) -> str:
+    """Return a finished run's result as a sentence."""
+    return (
+        f"{summary['dataset']}: top-1 {summary['final_top1'] or 0:.2%} after {summary['global_step']} steps, "
+        f"{summary['best_top1'] or 0:.2%} at best (epoch {summary['best_epoch']}), {duration(summary['wall_seconds'])}"
+    )
+
+
+def result_card(summary: Record, progress: Progress, config: Config, tracking: str) -> dict[str, str]:
+    """Return the rows that are shown at the end."""
+    return {
+        "status": summary["status"],
+        "top-1": f"{progress.top1 or 0:.3%} at the end, "
+        f"{progress.best_top1 or 0:.3%} at best (epoch {progress.best_epoch})"
+        + (f"; {progress.top1_flip_tta:.3%} with mirror images" if progress.top1_flip_tta is not None else ""),
+        "time": f"{duration(progress.wall_seconds)} for {progress.step} steps",
+        "speed": f"{summary['images_per_second']:,.0f} images/s while training, MFU "
+        f"{summary['images_per_second'] * summary['flops_per_image'] / summary['peak_tflops'] / 1e12:.2f}",
+        "tracking": tracking,
+        "files": f"{config.out_dir}: report.html, metrics.jsonl, summary.json, figures/, checkpoints/",
+    }

@@ -1,0 +1,171 @@
+"""The command line made from the configuration's dataclasses, and YAML files that mirror it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+import yaml
+
+from alexnet_dist.config.schema import Config
+from alexnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# What a resumed run may change: how long, where and how it runs and is recorded, not what it computes.
+MAY_CHANGE_ON_RESUME = re.compile(
+    r"epochs|out_dir|resume|max_steps|profile|data\.(cache_dir|fallback)|(runtime|log|wandb|checkpoint)\..*"
+)
+
+
+def parse(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> Config:
+    """Build the configuration from the command line, after the files that `--config` names.
+
+    Raises:
+        UserError: one line that names the flag or key at fault and, where there is one, the name that was meant.
+        SystemExit: with code 0, for `--help`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config", action="append", default=[])
+    try:
+        found, flags = finder.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise UserError("--config needs the name of a YAML file") from None
+    from_files: list[str] = []
+    for name in found.config:
+        tokens = _read_yaml(Path(name))
+        _parse_tokens(tokens, prog=prog, origin=f"{name}: ")
+        from_files += tokens
+    return _parse_tokens(from_files + flags, prog=prog)
+
+
+def _parse_tokens(tokens: list[str], *, prog: str, origin: str = "") -> Config:
+    printed = io.StringIO()  # not a terminal: tyro then frames its messages in ASCII
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            return tyro.cli(Config, prog=prog, args=tokens)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            print(printed.getvalue(), end="")
+            raise
+        raise UserError(f"{origin}{_one_line(printed.getvalue())} (train.py --help lists every option)") from None
+
+
+def _one_line(box: str) -> str:
+    """Condense tyro's framed message (title, message and more, each ruled off) to a line."""
+    paragraphs = [" ".join(text.strip("| \n").split()) for text in re.split(r"\n[\s|]*-{5,}[\s|]*\n", box.strip())]
+    message = paragraphs[1] if len(paragraphs) > 1 else paragraphs[0]
+    message = re.sub(r"^Error parsing \w+: (?=--)", "", message).rstrip(".")
+    unknown = re.match(r"Unrecognized options: (--[\w.-]+)", message)
+    suggestion = _closest_option(unknown[1]) if unknown else None
+    return f"{message}; did you mean {suggestion}?" if suggestion else message
+
+
+def _closest_option(flag: str) -> str | None:
+    """Return the option whose name, with its section or without, is most like a mistyped flag."""
+    options = ["--" + name.replace("_", "-") for name in flat(to_dict(Config()))]
+    names = {option.removeprefix("--").rpartition(".")[2]: option for option in options} | {o[2:]: o for o in options}
+    wanted = flag.removeprefix("--").replace("_", "-")
+    found = difflib.get_close_matches(wanted, names, n=1) or difflib.get_close_matches(
+        wanted.rpartition(".")[2], names, n=1
+    )
+    return names[found[0]] if found else None
+
+
+def _read_yaml(path: Path) -> list[str]:
+    """Turn a YAML mapping into flags, so that files and flags are checked by the same code."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return []
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold a mapping such as 'epochs: 2', not a {type(content).__name__}")
+    try:
+        return _flatten(content, prefix="--")
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from None
+
+
+def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:
+    """Turn `{"optim": {"lr": 1}}` into `["--optim.lr=1"]`.
+
+    Nothing nests deeper than sections, so a file whose aliases multiply to billions of values is refused, not expanded.
+    """
+    tokens: list[str] = []
+    for key, value in mapping.items():
+        name = f"{prefix}{key}".replace("_", "-")
+        if isinstance(value, dict):
+            if prefix != "--":
+                raise UserError(f"{name} cannot hold a mapping: options are grouped in sections, one level deep")
+            tokens += _flatten(value, prefix=f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            head, _, last = name.removeprefix("--").rpartition(".")
+            tokens.append(name if value else f"--{head}{'.' if head else ''}no-{last}")
+        elif isinstance(value, list | tuple | set):
+            if any(isinstance(item, dict | list | tuple | set) for item in value):
+                raise UserError(f"{name} cannot hold lists of lists or mappings")
+            tokens += [name, *map(str, value)]
+        else:
+            tokens.append(f"{name}={value}")
+    return tokens
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested plain values, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:  # noqa: ANN401 - walks arbitrary field values
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return list(value)
+        return str(value) if isinstance(value, Path) else value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result
+
+
+def to_yaml(config: Config) -> str:
+    """Return the configuration as YAML text that `--config` reads back as an equal object."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{"optim": {"lr": 1}}` as `{"optim.lr": 1}`."""
+    result: dict[str, Any] = {}
+    for key, value in nested.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
+
+
+def changed_fields(recorded: dict[str, Any], config: Config) -> list[str]:
+    """Name the fields that differ from a recorded configuration and that a resumed run must not change.
+
+    Args:
+        recorded: what `to_dict` gave when the run began; a field that did not exist then had today's default.
+        config: the configuration of now.
+
+    Returns:
+        Lines such as `optim.lr: 0.0005 -> 0.001`.
+    """
+    before, now = flat(to_dict(Config())) | flat(recorded), flat(to_dict(config))
+    return [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not MAY_CHANGE_ON_RESUME.fullmatch(key)
+    ]

@@ -1,0 +1,248 @@
+"""The configuration as frozen dataclasses: every option, its default and its range.
+
+Every field's docstring is its help text. Imports no torch, so that `--help` and a mistyped flag are answered at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - tyro reads the types at run time
+from typing import Literal
+
+from alexnet_dist.architecture import NUM_CONV2_KERNELS, SMALLEST_IMAGE
+
+LARGEST_IMAGE = 1024  # 20 times the memory of 224; larger stored images serve no configuration
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence at every call
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on, and how images reach the network."""
+
+    dataset: str = "cifar10"
+    """cifar10, digits, synthetic, a Hub id (owner/name), or a local folder in Hub or ImageFolder layout."""
+    revision: str | None = None
+    """Git revision of a Hub data set; pins the run to exactly that data."""
+    fallback: Literal["none", "digits"] = "none"
+    """What to train on when the Hub cannot be reached: nothing (an error), or digits."""
+    batch_size: int = 256
+    """Global batch: images per optimizer step over all processes together."""
+    image_size: int = 224
+    """Side to which images are enlarged, in pixels (at least 63)."""
+    limit: int | None = None
+    """Use only this many images of each split, chosen by a fixed hash: for debugging."""
+    val_fraction: float = 0.0
+    """Evaluate on this share of the training images, held out by a fixed hash; the test split then stays unread."""
+    augment: bool = True
+    """Random crop (reflection padding of 1/8), flip every second epoch (never digits), and cutout; or none of them."""
+    cutout: float = 0.25
+    """Blot out a square of this share of the side at a random place of each training image; 0 for none."""
+    mixup: float | None = None
+    """Blend each training image and its label with another by shares from Beta(a, a), a being this value."""
+    cutmix: float | None = None
+    """Replace a box in each training image by another's, with an area from Beta(a, a), a being this value."""
+    normalize: bool = True
+    """Standardise each channel by the training split (by ImageNet, with its weights); else values lie in [0, 1]."""
+    cache_dir: Path | None = None
+    """Where decoded data sets are kept (default: alexnet_dist under $XDG_CACHE_HOME or ~/.cache)."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "--data.batch-size must be at least 1")
+        _require(
+            SMALLEST_IMAGE <= self.image_size <= LARGEST_IMAGE,
+            f"--data.image-size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE}",
+        )
+        _require(self.limit is None or self.limit >= 1, "--data.limit must be at least 1")
+        _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
+        _require(0 <= self.val_fraction < 1, "--data.val-fraction must be at least 0 and below 1")
+        _require(0 <= self.cutout <= 1, "--data.cutout must be from 0 to 1")
+        _require(self.mixup is None or 0 < self.mixup < math.inf, "--data.mixup must be a positive number")
+        _require(self.cutmix is None or 0 < self.cutmix < math.inf, "--data.cutmix must be a positive number")
+        _require(
+            self.mixup is None or self.cutmix is None, "--data.mixup and --data.cutmix exclude each other: choose one"
+        )
+        _require(
+            self.augment or not (self.mixup or self.cutmix),
+            "--data.no-augment excludes --data.mixup and --data.cutmix: they are augmentation",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network and its starting weights (random, unless one of these says otherwise)."""
+
+    pretrained: bool = False
+    """Start from torchvision's ImageNet weights (downloaded once); the head starts fresh."""
+    weights: Path | None = None
+    """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
+    init: Literal["torch", "he"] = "torch"
+    """Random starting weights: torch's default, or He et al.'s behind conv1, which keep the signal's size."""
+    dropout: float = 0.25
+    """Dropout probability before fc6 and fc7 (torchvision's own is 0.5)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.dropout < 1, "--model.dropout must be at least 0 and below 1")
+        _require(
+            not (self.pretrained and self.weights),
+            "--model.pretrained and --model.weights exclude each other: choose one source of weights",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights move."""
+
+    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adamw"
+    """Optimizer; sgd has Nesterov momentum 0.9. lars and lamb are sgd and adamw with a trust ratio for each layer."""
+    lr: float = 5e-4
+    """Peak learning rate, before scale-lr."""
+    scale_lr: Literal["none", "sqrt", "linear"] = "none"
+    """Multiply the rate by (global batch / 256), by its square root, or not at all."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
+    """Learning rate after the warm-up: constant, cosine to 0, or one-cycle (cosine from lr/25 up and down to 0)."""
+    warmup_epochs: float | None = None
+    """Epochs of rising learning rate (default: of the run, 30 % for one-cycle, 1/15 for cosine, none if constant)."""
+    weight_decay: float | None = None
+    """Decay of weights, never biases: decoupled for adamw and lamb, L2 for the others (default: adamw 0.5, else 0)."""
+    clip_norm: float | None = None
+    """Clip the gradient's global norm to this value."""
+    label_smoothing: float = 0.1
+    """Share of the target probability spread over all classes."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, such as 0.999; it is then what evaluation measures."""
+    accumulate: int = 1
+    """Split the global batch into this many parts, one after another, to save memory; the step stays the same."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.lr < math.inf, "--optim.lr must be a positive number")
+        _require(
+            self.warmup_epochs is None or 0 <= self.warmup_epochs < math.inf, "--optim.warmup-epochs must be at least 0"
+        )
+        _require(
+            self.weight_decay is None or 0 <= self.weight_decay < math.inf, "--optim.weight-decay must be at least 0"
+        )
+        _require(self.clip_norm is None or 0 < self.clip_norm < math.inf, "--optim.clip-norm must be positive")
+        _require(0 <= self.label_smoothing < 1, "--optim.label-smoothing must be at least 0 and below 1")
+        _require(self.ema is None or 0 < self.ema < 1, "--optim.ema must lie between 0 and 1")
+        _require(self.accumulate >= 1, "--optim.accumulate must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Devices and processes; none of it changes what is learned beyond rounding."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: what the launcher names, else bf16 where the device is fast at it, else fp16 on CUDA, else fp32."""
+    cpu: bool = False
+    """Use the CPU although there are GPUs; needed for several CPU processes."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    comm_hook: Literal["none", "bf16", "fp16"] = "none"
+    """Send gradients between processes in this type: half the bytes, at some rounding."""
+    probe_network: bool = False
+    """Time an all-reduce of all gradients (228 MB) at the start, for the run card and summary.json."""
+    timeout_seconds: int = 600
+    """How long a process waits for the others before it gives up."""
+
+    def __post_init__(self) -> None:
+        _require(self.timeout_seconds >= 1, "--runtime.timeout-seconds must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is recorded, and how often."""
+
+    every_steps: int = 20
+    """Steps between two lines of training metrics; the only moments at which the device is waited for."""
+    kernels_every_epochs: int = 1
+    """Epochs between two sets of kernel pictures."""
+    conv2_kernel: int = 0
+    """Which of conv2's 192 kernels is shown channel by channel."""
+    trackers: tuple[Literal["wandb", "tensorboard"], ...] = ("wandb",)
+    """Where metrics go besides the run folder; give none for the run folder alone."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps >= 1, "--log.every-steps must be at least 1")
+        _require(self.kernels_every_epochs >= 1, "--log.kernels-every-epochs must be at least 1")
+        _require(0 <= self.conv2_kernel < NUM_CONV2_KERNELS, "--log.conv2-kernel must be from 0 to 191")
+        _require(len(set(self.trackers)) == len(self.trackers), "--log.trackers names one tracker twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Weights & Biases. Keys come from `wandb login` or WANDB_API_KEY, never from a flag."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto is online where a login exists, else offline."""
+    project: str | None = None
+    """Project name (default: WANDB_PROJECT, else alexnet_dist)."""
+    entity: str | None = None
+    """User or team (default: the login's)."""
+    name: str | None = None
+    """Display name (default: WANDB_NAME, else the run folder's)."""
+    group: str | None = None
+    """Runs that belong together, such as the seeds of one experiment."""
+    job_type: str = "train"
+    """What kind of run it is within its group."""
+    tags: tuple[str, ...] = ()
+    """Tags of the run, besides its data set, precision and number of processes."""
+    artifacts: Literal["none", "final", "all"] = "none"
+    """Weights to upload: none, the best and the last at the end, or those of all checkpoints at an epoch's end."""
+    shared: bool = False
+    """Record the system metrics of every process and not of the first one's machine alone; needs a login."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state is saved: 685 MB each with Adam."""
+
+    every_steps: int | None = None
+    """Also save after every this many optimizer steps."""
+    every_epochs: int = 1
+    """Save after every this many epochs, and after the last."""
+    keep: int = 2
+    """How many of the newest checkpoints stay, besides the best."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps is None or self.every_steps >= 1, "--checkpoint.every-steps must be at least 1")
+        _require(self.every_epochs >= 1, "--checkpoint.every-epochs must be at least 1")
+        _require(self.keep >= 1, "--checkpoint.keep must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Train AlexNet. `--config FILE.yaml` is read first; flags win over it. Defaults are recipes/reference.yaml."""
+
+    epochs: int = 30
+    """Passes over the training images."""
+    seed: int = 0
+    """Everything random follows from it: initial weights, order, augmentation, dropout."""
+    out_dir: Path | None = None
+    """Run folder (default: a new one under runs/)."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """auto continues the run that out-dir holds, if any; never refuses such a folder; must refuses a folder without."""
+    max_steps: int | None = None
+    """Stop after this many optimizer steps, evaluate and end: for debugging."""
+    profile: bool = False
+    """Trace the run's sixth to eighth step with torch's profiler into RUN/profile."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "--epochs must be at least 1")
+        _require(0 <= self.seed < 2**63, "--seed must be from 0 to 2**63 - 1")
+        _require(self.max_steps is None or self.max_steps >= 1, "--max-steps must be at least 1")
+        _require(
+            self.data.batch_size % self.optim.accumulate == 0,
+            f"--optim.accumulate {self.optim.accumulate} does not divide --data.batch-size {self.data.batch_size}",
+        )

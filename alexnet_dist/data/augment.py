@@ -1,0 +1,167 @@
+"""Augmentation of stored uint8 images, a batch at a time, on whatever device they are.
+
+Everything random is drawn for a whole epoch at once, a row for each image of the training split, so that what happens
+to an image depends on (seed, epoch, image id) alone: not on the batch, the rank or the world size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from alexnet_dist import rng
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+CROP, FLIP, CUTOUT, BOX, SHARE = slice(0, 2), 2, slice(3, 5), slice(5, 9), 9  # columns of the drawn numbers
+NUM_COLUMNS = 10
+WHOLE = 1 << 16  # an image's share in a mixture is kept in 1/65536
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to a training image before it is enlarged.
+
+    Args:
+        source_size: side of the stored images, in pixels.
+        num_images: in the training split.
+        seed: of all that is drawn.
+        flips: False where a mirrored image changes its class.
+        cutout: side of the square that is blotted out, as a share of the image's; 0 for none.
+        mix: how an image is mixed with a partner, if at all.
+        mix_alpha: the shares are drawn from Beta(alpha, alpha).
+        fill: (R, G, B) in [0, 255] of the square.
+    """
+
+    source_size: int
+    num_images: int
+    seed: int
+    flips: bool
+    cutout: float
+    mix: Literal["mixup", "cutmix"] | None
+    mix_alpha: float
+    fill: tuple[int, int, int]
+
+    def draws(self, epoch: int) -> torch.Tensor:
+        """Draw an epoch's numbers.
+
+        An image is mirrored in every second epoch, which half of them in the first one is drawn: it is then seen
+        either way equally often (Jordan, arXiv:2404.00498, "alternating flip").
+
+        Returns:
+            (N, 10) int64 on the CPU: the crop's row and column offset in [0, 2 * padding]; flip in {0, 1}; row and
+            column of the cutout's centre; the box taken from the partner as top, bottom, left, right; the image's
+            share in the mixture in 1/65536.
+        """
+        count, size = self.num_images, self.source_size
+        table = np.zeros((count, NUM_COLUMNS), np.int64)
+        table[:, CROP] = self._generator("crop", epoch).integers(0, 2 * _padding(size) + 1, (count, 2))
+        if self.flips:
+            table[:, FLIP] = (self._generator("flip").integers(0, 2, count) + epoch) % 2
+        if self.cutout:
+            table[:, CUTOUT] = self._generator("cutout", epoch).integers(0, size, (count, 2))
+        table[:, SHARE] = WHOLE
+        if self.mix is not None:
+            rng = self._generator("mix", epoch)
+            own = rng.beta(self.mix_alpha, self.mix_alpha, count)
+            if self.mix == "cutmix":
+                table[:, BOX] = _boxes(own, rng.integers(0, size, (count, 2)), size)
+                top, bottom, left, right = table[:, BOX].T
+                own = 1 - (bottom - top) * (right - left) / size**2  # what lies beyond the border is not taken
+            table[:, SHARE] = np.rint(own * WHOLE)
+        return torch.from_numpy(table)
+
+    def _generator(self, what: str, *position: int) -> np.random.Generator:
+        return rng.generator(self.seed, what, *position)
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """Crop, mirror and blot out.
+
+        Args:
+            images: (B, 3, S, S) uint8.
+            draws: (B, 10) int64, these images' rows of `draws()`.
+
+        Returns:
+            (B, 3, S, S) uint8, channels_last.
+        """
+        images = crop_and_flip(images, draws)
+        side = round(self.cutout * self.source_size)
+        if side == 0:
+            return images
+        first = draws[:, CUTOUT] - side // 2
+        corners = torch.stack([first[:, 0], first[:, 0] + side, first[:, 1], first[:, 1] + side], dim=1)
+        fill = torch.tensor(self.fill, dtype=torch.uint8, device=images.device).view(3, 1, 1)
+        return torch.where(_inside(corners, self.source_size), fill, images)
+
+
+def mix(images: torch.Tensor, partners: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Mix images with partners: by a box of the partner's pixels (CutMix), or by a blend of all pixels (mixup).
+
+    Sources: Yun et al., arXiv:1905.04899; Zhang et al., arXiv:1710.09412.
+
+    Args:
+        images: (B, 3, S, S) uint8, augmented.
+        partners: likewise.
+        draws: (B, 10) int64, the images' rows of `Augment.draws`.
+
+    Returns:
+        (B, 3, S, S) uint8; a blend is rounded to the nearest value.
+    """
+    inside = _inside(draws[:, BOX], images.shape[-1])
+    has_box = inside.flatten(1).any(dim=1)[:, None, None, None]
+    own = draws[:, SHARE].int()[:, None, None, None]
+    blend = (images.int() * own + partners.int() * (WHOLE - own) + WHOLE // 2) >> 16
+    return torch.where(has_box, torch.where(inside, partners, images), blend.to(torch.uint8))
+
+
+def shares(draws: torch.Tensor) -> torch.Tensor:
+    """Return each image's share in its mixture, the weight of its own label: (B,) float32 in [0, 1]."""
+    return draws[:, SHARE].float() / WHOLE
+
+
+def _boxes(own: npt.NDArray[np.float64], centres: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Return squares of area 1 - own around the centres, cut at the border: (N, 4) top, bottom, left, right."""
+    side = np.rint(np.sqrt(1 - own) * size).astype(np.int64)[:, None]
+    first = centres - side // 2
+    return np.stack([first, first + side], axis=2).clip(0, size).reshape(-1, 4)
+
+
+def _inside(corners: torch.Tensor, size: int) -> torch.Tensor:
+    """Return (B, 1, S, S) bool: the pixels within each image's top <= row < bottom, left <= column < right."""
+    pixel = torch.arange(size, device=corners.device)
+    top, bottom, left, right = corners[:, :, None].unbind(1)
+    rows, columns = (pixel >= top) & (pixel < bottom), (pixel >= left) & (pixel < right)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _padding(source_size: int) -> int:
+    return source_size // 8  # 4 of CIFAR-10's 32 pixels, as in most published recipes
+
+
+def crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Shift each image within its own reflection and mirror some, by one gather.
+
+    Args:
+        images: (B, 3, S, S) uint8.
+        draws: (B, 3) int64 or wider: row offset, column offset, flip, as `Augment.draws` gives them.
+
+    Returns:
+        (B, 3, S, S) uint8, channels_last.
+    """
+    size = images.shape[-1]
+    padding = _padding(size)
+    pixel = torch.arange(size, device=images.device)
+    rows = _reflect(pixel + draws[:, 0:1] - padding, size)  # (B, S)
+    columns = _reflect(pixel + draws[:, 1:2] - padding, size)
+    columns = torch.where(draws[:, 2:3] == 1, columns.flip(1), columns)
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+    """Mirror indices outside [0, size) at the border pixels, which are not repeated."""
+    return (size - 1) - (size - 1 - index.abs()).abs()

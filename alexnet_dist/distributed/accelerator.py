@@ -1,0 +1,151 @@
+"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
+
+Everything that can be refused is refused before a process group exists.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
+from accelerate import Accelerator
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
+
+from alexnet_dist.distributed.hardware import cpu_threads, keep_freed_memory
+from alexnet_dist.distributed.network import gloo_interface
+from alexnet_dist.distributed.precision import Precision, resolve_precision
+from alexnet_dist.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from alexnet_dist.config import Config
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
+    """Form the process group and return the one Accelerator. Every rank must call it.
+
+    Raises:
+        UserError: the processes did not find each other, or the launcher set what belongs to the configuration.
+    """
+    use_cpu = config.runtime.cpu or not torch.cuda.is_available()
+    if use_cpu:
+        torch.set_num_threads(cpu_threads())
+        keep_freed_memory()
+    else:
+        torch.backends.cudnn.benchmark = True  # every batch has one shape, so its search is paid once
+        torch.set_float32_matmul_precision("high")  # TF32, for --runtime.precision fp32
+    precision = resolve_precision(config.runtime, use_cpu=use_cpu)
+    timeout = timedelta(seconds=config.runtime.timeout_seconds)
+    if interface := gloo_interface():
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        if _has_launchers_store() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+            _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
+        accelerator = _form(config, precision, timeout=timeout)
+    except RuntimeError as error:
+        if started == 1:
+            raise
+        raise UserError(
+            f"the {started} processes have not found each other within {timeout.total_seconds():.0f} s "
+            f"({first_line(error)}): see what the other machines print, and whether a firewall lies between them"
+        ) from error
+    if started != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {started} processes and Accelerate formed a group of {accelerator.num_processes}: "
+            "they would train independently. On CPUs give --runtime.cpu and start with "
+            "`accelerate launch --multi_gpu --num_processes N`; on GPUs start one process per GPU"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError("the launcher sets gradient accumulation steps: leave that out and give --optim.accumulate")
+    return accelerator, precision
+
+
+def _form(config: Config, precision: Precision, *, timeout: timedelta) -> Accelerator:
+    hooks = {"none": "NO", "bf16": "BF16", "fp16": "FP16"}
+    return Accelerator(
+        cpu=config.runtime.cpu or torch.backends.mps.is_available(),  # Apple's GPUs lack float64, which sums losses
+        mixed_precision="no" if precision.name == "fp32" else precision.name,
+        dataloader_config=DataLoaderConfiguration(
+            split_batches=True, even_batches=False, dispatch_batches=False, non_blocking=True
+        ),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True,  # saves a copy of the 228 MB of gradients
+                static_graph=config.optim.accumulate == 1,  # no_sync changes which steps reduce
+                comm_hook=DDPCommunicationHookType[hooks[config.runtime.comm_hook]],
+            ),
+            InitProcessGroupKwargs(timeout=timeout),
+        ],
+    )
+
+
+def _has_launchers_store() -> bool:
+    """Tell whether the key-value store is the launcher's, which outlives restarts, and not rank 0's own."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _join_again(backend: str, *, timeout: timedelta) -> None:
+    """Form the process group after a restart of the launcher, under keys that the dead processes did not write.
+
+    Torch's own rendezvous takes it that each restart has a new store (`_create_c10d_store`), but `accelerate launch`
+    keeps one for all: ranks would connect to addresses on which nobody listens any more, and fail several times.
+    Accelerate uses the group that it finds. launch/multinode.sh has a new store for each restart: launchers on several
+    machines count restarts differently.
+    """
+    attempt, rank, world_size = (int(os.environ[name]) for name in ("TORCHELASTIC_RESTART_COUNT", "RANK", "WORLD_SIZE"))
+    store = dist.TCPStore(  # type: ignore[attr-defined] # missing from its list of names
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout
+    )
+    own = dist.PrefixStore(f"alexnet_dist/attempt_{attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def on_all(compute: Callable[[], None]) -> None:
+    """Compute on every rank, which must call it.
+
+    Raises:
+        UserError: on every rank, where `compute` raises it on one: it may lie on a host that nobody looks at.
+    """
+    fault = None
+    try:
+        compute()
+    except UserError as error:
+        fault = str(error)
+    if first := next((text for text in gather_object([fault]) if text), None):
+        raise UserError(first)
+
+
+def from_main(accelerator: Accelerator, compute: Callable[[], T]) -> T:
+    """Compute on rank 0 and return the result on all. Every rank must call it.
+
+    Raises:
+        UserError: on every rank, where `compute` raises it on rank 0: no rank is left waiting.
+    """
+    box: list[T | UserError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            box[0] = compute()
+        except UserError as error:
+            box[0] = error
+    broadcast_object_list(box)
+    result = box[0]
+    if isinstance(result, UserError):
+        raise result
+    return result  # type: ignore[return-value] # what rank 0 computed

@@ -1,0 +1,97 @@
+"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
+
+Everything that can be refused is refused before a process group exists.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from alexnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from alexnet_dist.config import Config
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+WAIT_FOR_FIRST = 30.0  # seconds, for a machine's first process to print its error
+
+
+def check_launch(config: Config) -> None:
+    """Refuse a launch that cannot do what was asked, without starting anything.
+
+    A launcher that would start this process again, with the same answer, is ended too.
+
+    Raises:
+        UserError: fewer processes than asked for, processes without devices of their own, restarts that would not find
+            the run again, or a global batch that the processes cannot share equally.
+    """
+    try:
+        check_processes(config, os.environ)
+    except UserError:
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+            if os.environ["LOCAL_RANK"] != "0":
+                time.sleep(WAIT_FOR_FIRST)  # it ends the launcher, and the launcher this one
+            atexit.register(os.kill, os.getppid(), signal.SIGTERM)  # once the error is printed
+        raise
+    _warn_of_sizes(config.data.batch_size, accumulate=config.optim.accumulate)
+
+
+def check_processes(config: Config, environment: Mapping[str, str]) -> None:
+    """Compare what a launcher set, or will set, with what the run needs.
+
+    Raises:
+        UserError: as `check_launch` does.
+    """
+    started_by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
+    if started_by_accelerate and "WORLD_SIZE" not in environment and "MASTER_PORT" in environment:
+        raise UserError(
+            "`accelerate launch` was asked for several processes and started this one alone, as it does with --cpu or "
+            "without --multi_gpu. Start CPU processes by `CPU_RANKS=N launch/node.sh`; if one is meant, give "
+            "--num_processes 1 and unset MASTER_PORT"
+        )
+    world_size = int(environment.get("WORLD_SIZE", "1"))
+    if world_size > 1 and not config.runtime.cpu and not torch.cuda.is_available():
+        raise UserError(
+            f"the launcher started {world_size} processes and there is no GPU: they would train independently. "
+            "Give --runtime.cpu for CPU processes that train together, or start one process"
+        )
+    if config.out_dir is None and environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise UserError("--max_restarts needs --out-dir: without it each restart would begin a new run")
+    share = world_size * config.optim.accumulate
+    batch_size = config.data.batch_size
+    if batch_size % share:
+        lower, upper = batch_size // share * share, -(-batch_size // share) * share
+        nearest = f"{lower} or {upper}" if lower else f"{upper}"
+        parts = f" times --optim.accumulate {config.optim.accumulate}" if config.optim.accumulate > 1 else ""
+        raise UserError(
+            f"--data.batch-size {batch_size} is the global batch and does not divide by {world_size} processes{parts}: "
+            f"the nearest values that do are {nearest}"
+        )
+
+
+def _warn_of_sizes(batch_size: int, *, accumulate: int) -> None:
+    """Say which sizes a run whose machines may leave and come back would end at, before it is at one."""
+    fewest, colon, most = os.environ.get("PET_NNODES", "").partition(":")  # of launch/multinode.sh
+    if not colon:
+        return
+    share = int(os.environ["LOCAL_WORLD_SIZE"]) * accumulate
+    odd = [str(nodes) for nodes in range(int(fewest), int(most) + 1) if batch_size % (nodes * share)]
+    if odd:
+        logger.warning(
+            "--data.batch-size %d does not divide by the processes of %s machines: with so many the run ends",
+            batch_size,
+            ", ".join(odd),
+        )

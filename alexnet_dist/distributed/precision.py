@@ -1,0 +1,68 @@
+"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
+
+Everything that can be refused is refused before a process group exists.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from alexnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from alexnet_dist.config import RuntimeConfig
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The type of the network's arithmetic; weights, optimizer state and loss are float32 in any case."""
+
+    name: str
+    """fp32, bf16 or fp16."""
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The torch type."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
+
+
+def resolve_precision(config: RuntimeConfig, *, use_cpu: bool) -> Precision:
+    """Decide the precision and say why.
+
+    A launcher's "no" is taken for no choice: `accelerate launch` passes it whenever nobody chose.
+
+    Raises:
+        UserError: fp16 without a GPU, where Accelerate would silently compute in float32.
+    """
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if config.precision != "auto":
+        precision = Precision(config.precision, "asked for by --runtime.precision")
+    elif launcher in ("bf16", "fp16"):
+        precision = Precision(launcher, "the launcher's choice")
+    elif use_cpu:
+        precision = _best_on_cpu()
+    elif torch.cuda.is_bf16_supported(including_emulation=False):
+        precision = Precision("bf16", "this GPU computes in it")
+    else:
+        precision = Precision("fp16", "this GPU has no bf16")
+    if precision.name == "fp16" and use_cpu:
+        raise UserError(f"fp16 ({precision.reason}) needs a GPU: choose --runtime.precision bf16 or fp32")
+    return precision
+
+
+def _best_on_cpu() -> Precision:
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch
+    for key, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512 BF16")):
+        if capabilities.get(key):
+            return Precision("bf16", f"this CPU has {name}")
+    return Precision("fp32", "this CPU has no bf16 instructions")

@@ -1,0 +1,122 @@
+"""Where a run runs: its hosts, what joins them, and, if asked, how fast gradients travel between its processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist  # noqa: TID251 - an all-reduce to be timed, without Accelerate's copy of the tensor
+from accelerate.utils import gather_object
+
+from alexnet_dist.distributed.network import interface_towards
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from accelerate import Accelerator
+
+Facts = dict[str, Any]
+SYSFS = Path("/sys/class")
+ROUNDS = 3  # the best of them counts, as for matrix products
+
+
+def survey(accelerator: Accelerator, *, num_parameters: int, probe: bool) -> Facts:
+    """Return what describes the places of a run's processes. Every rank must call it.
+
+    Args:
+        accelerator: of the run.
+        num_parameters: whose gradients the probe sends, in float32.
+        probe: time an all-reduce of them: three, and one to warm up.
+    """
+    where = gather_object([(socket.gethostname(), _device(accelerator), interconnect(os.environ))])
+    hosts = Counter(host for host, _, _ in where)
+    facts: Facts = {
+        "hosts": dict(hosts),
+        "devices": dict(Counter(device for _, device, _ in where)),
+        "backend": dist.get_backend() if accelerator.num_processes > 1 else None,
+        "interconnect": _joined(where) if accelerator.num_processes > 1 else None,
+    }
+    if probe and accelerator.num_processes > 1:
+        facts |= all_reduce(accelerator, num_bytes=4 * num_parameters)
+    return facts
+
+
+def all_reduce(accelerator: Accelerator, *, num_bytes: int) -> Facts:
+    """Time the sum of a float32 tensor over all processes. Every rank must call it.
+
+    Returns:
+        Its bytes, the milliseconds of the fastest round on the slowest rank, and the bus bandwidth in GB/s: what each
+        link carries, 2 (P - 1) / P of the bytes in that time (NVIDIA's nccl-tests, PERFORMANCE.md).
+    """
+    device, ranks = accelerator.device, accelerator.num_processes
+    values = torch.ones(num_bytes // 4, device=device)
+    dist.all_reduce(values)
+    rounds = []
+    for _ in range(ROUNDS):
+        accelerator.wait_for_everyone()
+        started = time.perf_counter()
+        dist.all_reduce(values)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        rounds.append(time.perf_counter() - started)
+    slowest = torch.tensor(rounds, dtype=torch.float64, device=device)
+    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+    seconds = float(slowest.min().item())
+    return {
+        "allreduce_bytes": num_bytes,
+        "allreduce_ms": 1000 * seconds,
+        "allreduce_gb_per_second": 2 * (ranks - 1) / ranks * num_bytes / seconds / 1e9,
+    }
+
+
+def words(facts: Mapping[str, Any]) -> str:
+    """Say it in a line."""
+    hosts = facts["hosts"]
+    names = ", ".join(f"{name} ({count})" for name, count in sorted(hosts.items())[:4])
+    more = ", ..." if len(hosts) > 4 else ""
+    text = f"{len(hosts)} host{'s' * (len(hosts) != 1)}: {names}{more}; {facts['backend']} over {facts['interconnect']}"
+    if "allreduce_ms" in facts:
+        size, rate = facts["allreduce_bytes"] / 1e6, facts["allreduce_gb_per_second"]
+        text += f"; all-reduce of {size:.0f} MB in {facts['allreduce_ms']:,.0f} ms, {rate:.3g} GB/s"
+    return text
+
+
+def interconnect(environment: Mapping[str, str], *, sysfs: Path = SYSFS) -> str:
+    """Name the link by which this host reaches the first one, and its speed where the system knows it.
+
+    InfiniBand where there is an active port, as NCCL prefers it; else the network interface that is chosen by
+    GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME, or that leads to MASTER_ADDR.
+    """
+    for state in sorted(sysfs.glob("infiniband/*/ports/*/state")):
+        if "ACTIVE" in _read(state) and environment.get("NCCL_IB_DISABLE", "0") == "0" and torch.cuda.is_available():
+            return f"{state.parts[-4]} ({_read(state.with_name('rate'))})"
+    name = environment.get("GLOO_SOCKET_IFNAME") or environment.get("NCCL_SOCKET_IFNAME")
+    name = name or interface_towards(environment.get("MASTER_ADDR", "127.0.0.1"))
+    if name is None:
+        return "an unknown link"
+    speed = _read(sysfs / "net" / name / "speed")
+    return f"{name} ({int(speed):,} Mbit/s)" if speed.isdigit() and int(speed) > 0 else name
+
+
+def _joined(where: list[tuple[str, str, str]]) -> str:
+    """Name the links of all hosts; on one host with several GPUs, how these reach each other."""
+    if len({host for host, _, _ in where}) == 1 and torch.cuda.is_available():
+        peers = all(torch.cuda.can_device_access_peer(0, other) for other in range(1, torch.cuda.device_count()))
+        return "peer access (NVLink or PCIe)" if peers else "host memory"
+    return ", ".join(sorted({link for _, _, link in where}))
+
+
+def _device(accelerator: Accelerator) -> str:
+    return torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else "CPU"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):  # not every interface has a speed
+        return ""

@@ -1,0 +1,149 @@
+"""Ranks that died or hang, noticed by the others and named.
+
+A collective waits for all ranks, and on a GPU it does so where Python cannot interrupt it. So each rank has a thread
+that tells the launcher's store how far the rank is, asks it how far the others are, and ends the process when nothing
+has moved for too long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist  # noqa: TID251 - its store, beside all groups
+from accelerate.utils import broadcast_object_list
+
+from alexnet_dist.errors import first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import timedelta
+
+    from accelerate import Accelerator
+
+PERIOD = 1.0  # seconds between two messages to the store
+SILENCE = 4  # periods without a message after which a rank counts as gone
+EXIT_LOST = 1
+COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
+
+
+class LostRankError(RuntimeError):
+    """A rank died or hangs, and the others cannot go on."""
+
+
+@dataclass
+class _Heard:
+    """What a rank last told the store."""
+
+    message: str
+    progress: int
+    at: float
+    """When this rank saw it change, on its own clock."""
+
+
+class Heartbeat:
+    """Tells the other ranks that this one moves, and watches them. Every rank must make one.
+
+    Args:
+        accelerator: whose ranks watch each other.
+        timeout: without progress, after which the run ends.
+    """
+
+    def __init__(self, accelerator: Accelerator, *, timeout: timedelta) -> None:
+        self._rank, self._num_ranks = accelerator.process_index, accelerator.num_processes
+        self._timeout = timeout.total_seconds()
+        self._period = min(PERIOD, self._timeout / 10)
+        self._progress, self._moved, self._told = 0, time.monotonic(), 0
+        self._heard: dict[int, _Heard] = {}
+        self._over = threading.Event()
+        if self._num_ranks > 1:
+            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            self._store = dist.TCPStore(  # type: ignore[attr-defined] # missing from its list of names
+                address, port, is_master=False, wait_for_workers=False, timeout=timeout / 2
+            )
+            run = [secrets.token_hex(8)]  # the store may outlive restarts, which launchers count differently
+            broadcast_object_list(run)
+            self._keys = [f"alexnet_dist/{run[0]}/{rank}" for rank in range(self._num_ranks)]
+            self._tell()
+            accelerator.wait_for_everyone()  # asking for what nobody has told would wait
+
+    def beat(self) -> None:
+        """Note that this rank moves: before each collective, so that a rank that does not reach it is behind."""
+        self._progress += 1
+        self._moved = time.monotonic()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch until the block ends. The process ends with a message if all ranks wait for one.
+
+        Raises:
+            LostRankError: a collective in the block failed, because of the rank that it names.
+        """
+        if self._num_ranks == 1:
+            yield
+            return
+        self.beat()
+        thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        except RuntimeError as error:
+            if not COLLECTIVE.search(str(error)):
+                raise
+            time.sleep((SILENCE + 1) * self._period)  # by then a dead rank is silent
+            raise LostRankError(self._finding() or f"a collective failed: {first_line(error)}") from error
+        finally:
+            self._over.set()
+            thread.join(self._period)  # a store that does not answer holds the thread
+
+    def _watch(self) -> None:
+        reachable = True
+        while not self._over.wait(self._period):
+            try:
+                if reachable:
+                    self._tell()
+                    self._listen()
+            except RuntimeError:  # not asked again: it would never return. The age of all messages shows it
+                reachable = False
+            # A little later than the collectives' own timeout, whose exception lets the run end in good order.
+            if time.monotonic() - self._moved > self._timeout + 2 * self._period:
+                finding = self._finding() or f"no rank has moved for {self._timeout:.0f} s"
+                print(f"error: {finding}", file=sys.stderr, flush=True)
+                os._exit(EXIT_LOST)
+
+    def _tell(self) -> None:
+        self._told += 1
+        self._store.set(self._keys[self._rank], f"{self._told} {self._progress}")
+
+    def _listen(self) -> None:
+        for rank, answer in enumerate(self._store.multi_get(self._keys)):
+            message = answer.decode()
+            if rank not in self._heard or self._heard[rank].message != message:
+                self._heard[rank] = _Heard(message, int(message.split()[1]), time.monotonic())
+
+    def _finding(self) -> str | None:
+        """Name the ranks that the others wait for, or None where all are heard of and equally far."""
+        now = time.monotonic()
+        ages = {rank: now - heard.at for rank, heard in self._heard.items()}
+        silent = [rank for rank, age in ages.items() if age > SILENCE * self._period]
+        if self._rank in silent or not self._heard:
+            return "the store of the launcher does not answer: its host is dead or cut off"
+        if silent:
+            seconds = max(ages[rank] for rank in silent)
+            return f"{_named(silent)} not been heard of for {seconds:.0f} s: dead, stopped or cut off"
+        farthest = max(heard.progress for heard in self._heard.values())
+        behind = [rank for rank, heard in self._heard.items() if heard.progress < farthest]
+        if behind:
+            return f"{_named(behind)} not moved for {now - self._moved:.0f} s, and the others wait"
+        return None
+
+
+def _named(ranks: list[int]) -> str:
+    return f"rank {ranks[0]} has" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} have"

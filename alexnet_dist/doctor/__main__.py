@@ -1,0 +1,5 @@
+"""`python -m alexnet_dist.doctor`."""
+
+from alexnet_dist.doctor.cli import command
+
+command()

@@ -1,0 +1,15 @@
+"""Errors that users can put right, and the exit codes of all commands."""
+
+EXIT_DONE = 0
+EXIT_FAILED = 1  # a NaN, a lost rank, or some inputs that could not be read
+EXIT_USER = 2  # a mistake of the user
+EXIT_INTERRUPTED = 130  # SIGINT, as shells report it
+
+
+class UserError(ValueError):
+    """A mistake that the user can put right: shown as one line, without a traceback, with exit code 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, to be quoted in a one-line message."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

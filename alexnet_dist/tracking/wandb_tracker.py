@@ -1,0 +1,335 @@
+"""Weights & Biases and TensorBoard: where records go besides the run folder. The only place that imports wandb.
+
+A tracker takes the same numbers under the same keys as metrics.jsonl, and pictures and tables besides. Rank 0 alone has
+trackers; runlog.py calls them on a thread, where a failure or a hang of theirs is no matter of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import netrc
+import os
+import re
+import secrets
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+
+from alexnet_dist.errors import UserError
+from alexnet_dist.tracking.tracker import Level, Media, Record, Tracker, Weights
+from alexnet_dist.tracking.wandb_repair import _mend_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from alexnet_dist.config import WandbConfig
+
+    Picture = npt.NDArray[np.uint8]
+
+logger = logging.getLogger(__name__)
+
+
+WandbMode = Literal["online", "offline", "disabled"]
+STEP_AXIS = ("train/*", "optim/*", "perf/*")
+EPOCH_AXIS = ("val/*", "best/*", "kernels/*", "per_class/*")
+INIT_SECONDS = 30  # then the run is recorded offline; wandb's own limit is 90
+FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
+PROJECT = "alexnet_dist"
+MOST_CLASSES = 100  # of a confusion matrix: a table of more than 10,000 rows is cut by W&B
+SLOW_SECONDS = 10.0  # for a table or an artifact, which ask the server before they are recorded
+RETRY_SECONDS = 300.0  # until tables, artifacts and alerts are tried again
+SERVICE = "wandb-core"  # wandb's own process, a child of this one
+SERVICE_SECONDS = 10.0  # for it to end after the run
+
+
+# ---- Weights & Biases -----------------------------------------------------------------------------------------------
+
+
+def wandb_mode(config: WandbConfig) -> tuple[WandbMode, str]:
+    """Decide between online, offline and disabled, and say why.
+
+    Raises:
+        UserError: online was asked for and there is no login; wandb would ask for a key in the middle of a launch.
+    """
+    from_environment = os.environ.get("WANDB_MODE", "").lower().replace("dryrun", "offline")  # its former name
+    login = _wandb_login()
+    mode: WandbMode
+    if config.mode != "auto":
+        mode, reason = config.mode, "asked for"
+    elif from_environment in ("online", "offline", "disabled"):
+        mode, reason = cast("WandbMode", from_environment), "WANDB_MODE"
+    else:
+        mode, reason = ("online", login) if login else ("offline", "no login: wandb login")
+    if mode == "online" and not login:
+        raise UserError(f"W&B online ({reason}) needs a login: run `wandb login`, or give --wandb.mode offline")
+    if mode != "online" and config.shared:
+        raise UserError(f"--wandb.shared needs W&B online, and it is {mode} ({reason})")
+    return mode, reason
+
+
+def _wandb_login() -> str | None:
+    """Return where a key would come from; never the key."""
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if os.environ.get(variable):
+            return variable
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc  # with the port, as wandb has it
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        _, _, key = netrc.netrc(path).authenticators(host) or ("", "", "")
+        return str(path) if key else None
+    except (OSError, netrc.NetrcParseError):
+        return None
+
+
+class WandbTracker(Tracker):
+    """One W&B run per run folder: its id is kept there, so that a continued run stays one run.
+
+    wandb keeps up to 32 kB or 15 seconds in memory, which a killed process takes with it. So a file marks a run that
+    has not been closed, and what continues it sends its records again: twice on one axis is once in a chart.
+
+    Args:
+        config: project, names, mode.
+        folder: the run folder; W&B's own files go to its `wandb/`.
+        described: the configuration and facts of the run.
+        tags: of the run, besides the configuration's.
+        stop: called, on a thread of wandb's, when somebody presses Stop on the run's page.
+    """
+
+    def __init__(
+        self,
+        config: WandbConfig,
+        folder: Path,
+        described: Record,
+        *,
+        tags: Sequence[str] = (),
+        stop: Callable[[], None] | None = None,
+    ) -> None:
+        mode, reason = wandb_mode(config)
+        self._folder = folder / "wandb"
+        self._wandb = _import_wandb(self._folder)
+        self._marker = self._folder / "unfinished"
+        self.may_lack = self._marker.exists()
+        if self.may_lack:
+            _mend_parts(self._folder)
+        self._retry_at = 0.0
+        self.resend = f"wandb sync --include-online {self._folder}"
+        arguments: Record = {
+            "project": _project(config),
+            "entity": config.entity,
+            "name": config.name or os.environ.get("WANDB_NAME") or folder.resolve().name,
+            "group": config.group,
+            "job_type": config.job_type,
+            "tags": list(dict.fromkeys([*config.tags, *tags])),
+            "id": _run_id(self._folder),
+            "resume": "allow",
+            "dir": str(folder),
+            "config": described,
+        }
+        try:
+            self._run = self._init(mode, arguments, stop=stop, shared=config.shared)
+        except Exception as error:
+            if mode != "online":
+                raise
+            logger.warning("W&B is not reachable (%s): this run is recorded offline", error)
+            mode, reason = "offline", "not reachable"
+            self._wandb.teardown()  # its service still holds the run's id
+            self._run = self._init(mode, arguments, stop=stop, shared=False)
+        self._marker.touch()
+        self._online = mode == "online"
+        self.shared_id = str(arguments["id"]) if config.shared and self._online else None
+        address = f" {self._run.url}" if self._online else ""
+        later = f", later: wandb sync {self._folder}" if mode == "offline" else ""
+        self.where = f"W&B {mode} ({reason}){address}{later}"
+        self._define_axes()
+
+    def _init(self, mode: WandbMode, arguments: Record, *, stop: Callable[[], None] | None, shared: bool) -> Any:  # noqa: ANN401 - a run
+        def stop_fn() -> None:  # wandb copies its settings deeply, and leaves functions as they are
+            if stop is not None:
+                stop()
+
+        settings: Record = {"stop_fn": stop_fn}
+        if shared:
+            settings |= {"mode": "shared", "x_label": "rank0", "x_primary": True}
+            return self._wandb.init(**{**arguments, "resume": None}, settings=_settings(self._wandb, **settings))
+        return self._wandb.init(mode=mode, **arguments, settings=_settings(self._wandb, **settings))
+
+    def _define_axes(self) -> None:
+        for axis in ("global_step", "epoch", "samples_seen"):
+            self._run.define_metric(axis, hidden=True)
+        for axis, patterns in (("global_step", STEP_AXIS), ("epoch", EPOCH_AXIS)):
+            for pattern in patterns:
+                self._run.define_metric(pattern, step_metric=axis)
+
+    def log(self, record: Record) -> None:
+        """Take a record of numbers."""
+        self._run.log(record)
+
+    def show(self, record: Record, media: Media) -> None:
+        """Send all in one call, with the axes they belong to. wandb 0.31 takes uint8 pictures as they are."""
+        pictures = {
+            name: self._wandb.Image(picture, caption=media.captions.get(name))
+            for name, picture in media.pictures.items()
+        }
+        histograms = {name: self._wandb.Histogram(values.tolist()) for name, values in media.histograms.items()}
+        self._run.log({**_axes(record), **pictures, **histograms})
+
+    def confusion(self, record: Record, counts: npt.NDArray[np.int64], class_names: Sequence[str]) -> None:
+        """Send the counts under W&B's own chart, whose usual function wants every image's label instead."""
+        if len(class_names) > MOST_CLASSES:
+            return
+        fields = {name: name for name in ("Actual", "Predicted", "nPredictions")}
+        rows = [[class_names[i], class_names[j], int(count)] for (i, j), count in np.ndenumerate(counts)]
+        table = self._wandb.Table(columns=list(fields), data=rows)
+        chart = self._wandb.plot_table("wandb/confusion_matrix/v1", table, fields, {"title": "Confusion matrix"})
+        self._patiently("the confusion matrix", lambda: self._run.log({**_axes(record), "confusion": chart}))
+
+    def table(self, record: Record, name: str, rows: Sequence[Record]) -> None:
+        """Send a table; pictures become thumbnails in it."""
+        if not rows:
+            return
+        shown = [[self._wandb.Image(x) if isinstance(x, np.ndarray) else x for x in row.values()] for row in rows]
+        table = self._wandb.Table(columns=list(rows[0]), data=shown)
+        self._patiently(f"the table of {name}", lambda: self._run.log({**_axes(record), name: table}))
+
+    def _patiently(self, what: str, send: Callable[[], object]) -> None:
+        """Send what wandb asks the server about first: where it does not answer that takes 20 s and may fail."""
+        if time.monotonic() < self._retry_at:
+            return
+        began, fault = time.monotonic(), None
+        try:
+            send()
+        except Exception as error:  # noqa: BLE001 - numbers and pictures go on
+            fault = error
+        if fault is not None or time.monotonic() - began > SLOW_SECONDS:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            logger.warning("W&B does not answer: %s and such may be missing there, and is in the run folder", what)
+
+    def alert(self, title: str, text: str, level: Level) -> None:
+        """Send a mail or a Slack message, as the user's settings at W&B have it.
+
+        wandb's process tries this for ever, so a server that does not answer is not asked.
+        """
+        if time.monotonic() >= self._retry_at:
+            self._run.alert(title=title, text=text, level=level)
+
+    def publish(self, weights: Weights) -> None:
+        """Log an artifact of type model; wandb copies the files at once and sends them on its own time."""
+        name = re.sub(r"[^\w.-]+", "-", f"alexnet-{weights.data_name}-{self._run.id}")
+        artifact = self._wandb.Artifact(name, type="model", metadata=weights.facts)
+        try:
+            artifact.add_file(str(weights.path), name="model.safetensors")
+        except (OSError, ValueError) as error:  # a newer checkpoint has taken its place meanwhile
+            logger.warning("%s is not sent to W&B: %s", weights.path, error)
+            return
+        for name, text in weights.texts.items():
+            with artifact.new_file(name, encoding="utf-8") as file:
+                file.write(text)
+        aliases = list(weights.aliases)
+        self._patiently(str(weights.path), lambda: self._run.log_artifact(artifact, aliases=aliases))
+
+    def summary(self, summary: Record) -> None:
+        """Set the run's summary, with the best values under plain names for sweeps."""
+        best = {f"best/{name}": summary.get(f"best_{name}") for name in ("top1", "epoch")}
+        self._run.summary.update(summary | best)
+
+    def preempted(self) -> None:
+        """Have sweeps take the run up again."""
+        self._run.mark_preempting()
+
+    def close(self, exit_code: int) -> None:
+        """Finish the run; what is not uploaded by then waits on the disk for `wandb sync`."""
+        began = time.monotonic()
+        self._run.finish(exit_code=exit_code)
+        if self._online and time.monotonic() - began >= FINISH_SECONDS:
+            logger.warning("W&B did not take all in time: %s", self.resend)
+        self._marker.unlink(missing_ok=True)
+        _end_service(self._wandb)
+
+
+class RankTracker(Tracker):
+    """Another rank's part of a shared W&B run: the system metrics of its own machine, and nothing else.
+
+    Args:
+        config: of the run.
+        folder: the run folder.
+        run_id: of rank 0's run, which must have begun.
+        rank: of this process.
+    """
+
+    def __init__(self, config: WandbConfig, folder: Path, *, run_id: str, rank: int) -> None:
+        wandb = _import_wandb(folder / "wandb")
+        shared = {"mode": "shared", "x_label": f"rank{rank}", "x_primary": False, "x_update_finish_state": False}
+        settings = _settings(wandb, stop_fn=None, **shared)
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=_project(config), entity=config.entity, id=run_id, dir=str(folder), settings=settings
+        )
+
+    def close(self, exit_code: int) -> None:
+        """Send what waits; the run itself is rank 0's to end."""
+        self._run.finish(exit_code=exit_code)
+        _end_service(self._wandb)
+
+
+def _end_service(wandb: Any) -> None:  # noqa: ANN401 - the module
+    """End wandb's process, for which this one would wait at its exit: for ever, where a server is silent."""
+    thread = threading.Thread(target=wandb.teardown, name="wandb teardown", daemon=True)
+    thread.start()
+    thread.join(SERVICE_SECONDS)
+    if thread.is_alive():
+        kill_service()
+
+
+def kill_service() -> None:
+    """Kill wandb's process, which may be asked to end first; what it has written can be sent by `wandb sync`."""
+    services = [child for child in psutil.Process().children() if child.name() == SERVICE]
+    for end in ("terminate", "kill"):
+        for service in services:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                getattr(service, end)()
+        _, services = psutil.wait_procs(services, timeout=SERVICE_SECONDS / 2)
+    with contextlib.suppress(Exception):  # or it would be said at exit that the process is gone
+        sys.modules["wandb"].teardown()
+
+
+def _import_wandb(folder: Path) -> Any:  # noqa: ANN401 - the module
+    """Import wandb, 0.6 s, with its caches below the run folder instead of the home folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
+        os.environ.setdefault(variable, str(folder.resolve()))
+    import wandb
+
+    return wandb
+
+
+def _settings(wandb: Any, **settings: object) -> Any:  # noqa: ANN401 - the module, and its settings
+    """Return the settings of all runs and these, as far as this version of wandb has them."""
+    wished = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, **settings}
+    known = {name: value for name, value in wished.items() if name in wandb.Settings.model_fields}
+    # A remote's address may hold a token, and a diff anything.
+    return wandb.Settings(silent=True, save_code=False, disable_git=True, **known)
+
+
+def _axes(record: Record) -> Record:
+    return {axis: record[axis] for axis in ("global_step", "epoch")}
+
+
+def _project(config: WandbConfig) -> str:
+    return config.project or os.environ.get("WANDB_PROJECT") or PROJECT
+
+
+def _run_id(folder: Path) -> str:
+    """Return the id that a run folder keeps; a new one is WANDB_RUN_ID, which a sweep's agent sets, or drawn."""
+    path = folder / "run_id"
+    if not path.exists():
+        path.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()

@@ -1,0 +1,348 @@
+"""Checkpoints: written whole or not at all, verified when read, and no pickle anywhere.
+
+`checkpoints/step_00000098/` holds `model.safetensors` (torchvision's key names), `optimizer.safetensors`, `state.json`,
+`ema.safetensors` where there is an average, and `MANIFEST.json` (sizes and SHA-256), written last. A folder is made
+under a temporary name, flushed to the disk and renamed. Only rank 0 saves; every rank loads.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import re
+import shutil
+import threading
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+
+from alexnet_dist import atomic_files
+from alexnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of state.json and of the optimizer's key names
+MANIFEST = "MANIFEST.json"
+SPARE_BYTES = 1 << 20  # for state, manifest and headers
+NAME = re.compile(r"step_(\d{8,})")
+SCRATCH = ".writing-"
+# What odd files make their readers raise.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+Tensors = dict[str, torch.Tensor]
+State = dict[str, Any]
+
+
+class Saver:
+    """Saves a run's checkpoints on a thread of its own, one at a time, while training goes on. Rank 0 alone has one.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        keep: how many of the newest stay, besides the best.
+        failed: called, on that thread, where a checkpoint could not be written; `wait` then says why.
+        written: called, on that thread, with the path of each that was.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        failed: Callable[[], None],
+        written: Callable[[Path], None] = lambda _path: None,
+    ) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._failed = failed
+        self._written = written
+        self._copies: dict[str, Tensors] = {}
+        self._thread: threading.Thread | None = None
+        self._error: UserError | None = None
+
+    def save(
+        self, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, state: State
+    ) -> None:
+        """Copy what is to be saved, as `save` takes it, and leave the writing to the thread.
+
+        Raises:
+            UserError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        tensors = _tensors(model, optimizer, ema)
+        self._copies = {name: _copied(part, self._copies.get(name, {})) for name, part in tensors.items()}
+        self._thread = threading.Thread(target=self._write, args=(step, state), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until all is on the disk.
+
+        Raises:
+            UserError: it could not be written; earlier checkpoints are intact.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def close(self) -> None:
+        """Wait too, where another fault ends the run: a failure here is only logged."""
+        try:
+            self.wait()
+        except UserError as error:
+            logger.warning("%s", error)
+
+    def _write(self, step: int, state: State) -> None:
+        try:
+            path = _write(self._folder, step=step, tensors=self._copies, state=state)
+            prune(self._folder, keep=self._keep, last_step=step)
+            self._written(path)
+        except UserError as error:
+            self._error = error
+            self._failed()
+
+
+def save(
+    folder: Path,
+    *,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: nn.Module | None,
+    state: State,
+) -> Path:
+    """Write `folder/step_<step>` and return its path; one that exists already is replaced. Rank 0 alone calls it.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        step: optimizer steps taken.
+        model: the raw module, not a DDP wrapper.
+        optimizer: a torch optimizer over the model's parameters.
+        ema: the averaged model, if there is one.
+        state: anything JSON can hold.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the checkpoints that stand are untouched.
+    """
+    return _write(folder, step=step, tensors=_tensors(model, optimizer, ema), state=state)
+
+
+def _write(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State) -> Path:
+    final = folder / f"step_{step:08d}"
+    scratch = folder / f"{SCRATCH}{final.name}"
+    try:
+        for leftover in folder.glob(f"{SCRATCH}*"):  # of a killed process: the run folder's lock keeps others away
+            shutil.rmtree(leftover)
+        scratch.mkdir(parents=True)
+        _check_space(scratch, tensors)
+        for name, part in tensors.items():
+            _save_tensors(part, scratch / f"{name}.safetensors")
+        atomic_files.write_text(scratch / "state.json", json.dumps({"format": FORMAT, **state}, indent=1))
+        manifest = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
+        atomic_files.write_text(scratch / MANIFEST, json.dumps(manifest, indent=1))
+        atomic_files.flush(scratch)
+        replaced = folder / f"{SCRATCH}over-{final.name}"
+        if final.exists():
+            final.rename(replaced)
+        scratch.rename(final)  # a crash between the two loses nothing: `_finish_renaming`
+        atomic_files.flush(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise UserError(f"the checkpoint {final} cannot be written: {error}. Earlier checkpoints are intact") from None
+    return final
+
+
+def save_evidence(folder: Path, *, model: nn.Module, batch: Tensors, report: State) -> None:
+    """Write what a step that went wrong can be computed again from; a failure is only logged. Rank 0 alone calls it.
+
+    Args:
+        folder: a new one.
+        model: the raw module, with the weights before that step.
+        batch: its images and what is known of them.
+        report: anything JSON can hold.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_tensors(model.state_dict(), folder / "model.safetensors")
+        _save_tensors(batch, folder / "batch.safetensors")
+        atomic_files.write_text(folder / "report.json", json.dumps(report, indent=1))
+    except (OSError, safetensors.SafetensorError) as error:
+        logger.warning("%s cannot be written: %s", folder, error)
+
+
+def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> None:
+    """Restore a checkpoint that `newest` verified. Every rank calls it.
+
+    Raises:
+        UserError: it does not fit this model or optimizer.
+    """
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path / "model.safetensors"))
+        _restore_optimizer(model, optimizer, safetensors.torch.load_file(path / "optimizer.safetensors"))
+        if ema is not None:
+            ema.load_state_dict(safetensors.torch.load_file(path / "ema.safetensors"))
+    except (*DAMAGED, RuntimeError, safetensors.SafetensorError) as error:
+        raise UserError(f"the checkpoint {path} does not fit this run: {error}") from None
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest checkpoint whose manifest holds, with its state; None where there are no checkpoints at all.
+
+    Raises:
+        UserError: there are checkpoints and all are damaged.
+    """
+    _finish_renaming(folder)
+    found = checkpoints(folder)
+    for path in reversed(found):
+        fault = find_fault(path)
+        if fault is None:
+            return path, read_state(path)
+        logger.warning("THE CHECKPOINT %s IS DAMAGED (%s): falling back to the one before it.", path, fault)
+    if found:
+        raise UserError(f"all {len(found)} checkpoints in {folder} are damaged: start afresh in another --out-dir")
+    return None
+
+
+def _finish_renaming(folder: Path) -> None:
+    """Give its name to a complete checkpoint that a crash left under the temporary one."""
+    for scratch in folder.glob(f"{SCRATCH}step_*"):
+        final = folder / scratch.name.removeprefix(SCRATCH)
+        if not final.exists() and find_fault(scratch) is None:
+            scratch.rename(final)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the folder's checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    named = [(NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+
+
+def find_fault(path: Path) -> str | None:
+    """Compare a checkpoint with its manifest; return what is wrong, or None. 685 MB take 0.4 s."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= manifest.keys():
+            return "its manifest lacks files"
+        for name, expected in manifest.items():
+            if "/" in name or name == ".." or (path / name).is_symlink():
+                return f"its manifest names {name}, which is no file of its own"
+            if _describe(path / name) != expected:
+                return f"{name} is not what was written"
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if state["format"] != FORMAT:
+            return f"its format is {state['format']}, and this version reads {FORMAT}"
+    except DAMAGED as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def prune(folder: Path, *, keep: int, last_step: int) -> None:
+    """Remove all but the `keep` newest checkpoints and the best of all. Rank 0 alone calls it, after a save.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        keep: how many.
+        last_step: of the one just saved. Later ones are damaged, as the run continued from before them: they count as
+            none and are replaced when the run gets there.
+    """
+    found = [path for path in checkpoints(folder) if int(path.name.partition("_")[2]) <= last_step]
+    best = best_of(found)
+    for path in found[:-keep]:
+        if path != best:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def best_of(found: Sequence[Path]) -> Path | None:
+    """Return the checkpoint with the highest accuracy, the first of several; None where there are no checkpoints."""
+    return max(found, key=_top1, default=None)
+
+
+def read_state(path: Path) -> State:
+    """Return a checkpoint's state; the caller knows that it is whole."""
+    state: State = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def evaluated_weights(path: Path) -> Path:
+    """Return the file with the weights that the checkpoint's accuracy is of: the average's where there is one."""
+    average = path / "ema.safetensors"
+    return average if average.exists() else path / "model.safetensors"
+
+
+def _top1(path: Path) -> float:
+    """Return the accuracy that a checkpoint's state records under `top1`; -1 where it was saved without evaluation."""
+    try:
+        top1 = json.loads((path / "state.json").read_text(encoding="utf-8")).get("top1")
+    except (OSError, ValueError, AttributeError):
+        return -1.0
+    return top1 if isinstance(top1, float) else -1.0
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> dict[str, Tensors]:
+    """Return the tensors of each file, under the file's name."""
+    tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
+    return tensors if ema is None else {**tensors, "ema": ema.state_dict()}
+
+
+def _copied(tensors: Tensors, copies: Tensors) -> Tensors:
+    """Copy to the CPU, into the last save's copies where there are any: fresh memory takes twice as long."""
+    for name, tensor in tensors.items():
+        if name not in copies:
+            copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        copies[name].copy_(tensor)
+    return copies
+
+
+def _save_tensors(tensors: Tensors, path: Path) -> None:
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _check_space(folder: Path, tensors: dict[str, Tensors]) -> None:
+    needed = SPARE_BYTES + sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"it needs {needed / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB left")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": atomic_files.sha256(path)}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Name the optimizer's state after the parameters: `exp_avg:features.0.weight`."""
+    return {
+        f"{kind}:{name}": value
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state[parameter].items()
+        if value is not None
+    }
+
+
+def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    kinds = {key.partition(":")[0] for key in tensors}
+    if odd := tensors.keys() ^ {f"{kind}:{name}" for kind in kinds for name in parameters}:
+        raise KeyError(f"the optimizer's state has too little or too much: {min(odd)}")
+    positions = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(":")
+        parameter = parameters[name]
+        if value.shape not in (parameter.shape, torch.Size()) or value.dtype != parameter.dtype:
+            raise ValueError(f"the optimizer's {key} has the shape {tuple(value.shape)} and the type {value.dtype}")
+        # Fused optimizers walk parameter and state as flat memory: the state must have the parameter's strides.
+        fitted = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        state.setdefault(positions[parameter], {})[kind] = fitted
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
