@@ -3,6 +3,9 @@
 Source: torchvision.models.alexnet (Krizhevsky, arXiv:1404.5997, one column).
 """
 
+Channels = tuple[float, float, float]
+"""(red, green, blue)"""
+
 HEAD = "classifier.6"
 """The layer whose outputs are the classes; its key in the state dict is followed by `.weight` and `.bias`."""
 SMALLEST_IMAGE = 63

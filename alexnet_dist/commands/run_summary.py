@@ -1,4 +1,4 @@
-"""What a run says about itself: its facts, the run card, the line per epoch, summary.json and the result card.
+"""A run in words: its facts, the run card, the line of each epoch, summary.json and the result card.
 
 Turns values into words and dicts; measures, prints and writes nothing.
 """
@@ -16,15 +16,15 @@ from alexnet_dist import __version__
 from alexnet_dist.distributed import topology
 from alexnet_dist.models.alexnet import num_parameters
 from alexnet_dist.text import duration
-from alexnet_dist.training.lr_schedule import peak
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from alexnet_dist.config import Config, DataConfig
     from alexnet_dist.data.image_data import ImageData
+    from alexnet_dist.distributed.hardware import Hardware
+    from alexnet_dist.tracking.tracker import Record
+    from alexnet_dist.training.plan import Plan
     from alexnet_dist.training.progress import Progress
-    from alexnet_dist.training.train_loop import Job, Record
+    from alexnet_dist.training.train_loop import TrainContext
 
 Facts = dict[str, Any]
 
@@ -39,11 +39,10 @@ NOTHING_MOVED = (
 GUESSING = 0.005  # nats: the lecture's recorded loss, 2.304, is this close to ln 10
 
 
-def facts(config: Config, dataset: ImageData, network: nn.Module, job: Job) -> Facts:
+def facts(config: Config, dataset: ImageData, context: TrainContext, plan: Plan, hardware: Hardware) -> Facts:
     """Return what describes a run besides its configuration, ready for JSON."""
-    hardware = job.hardware
     return {
-        "num_parameters": num_parameters(network),
+        "num_parameters": num_parameters(context.network),
         "num_train_images": len(dataset.train),
         "num_eval_images": len(dataset.test),
         "evaluated_on": dataset.evaluated_on,
@@ -53,12 +52,12 @@ def facts(config: Config, dataset: ImageData, network: nn.Module, job: Job) -> F
         "fingerprint": dataset.fingerprint,
         "world_size": hardware.world_size,
         "global_batch_size": config.data.batch_size,
-        "steps_per_epoch": job.order.num_batches,
+        "steps_per_epoch": plan.steps_per_epoch,
         "precision": hardware.precision.name,
         "device": hardware.device,
         "cpu_threads": hardware.threads,
         "peak_tflops": hardware.peak_flops / 1e12,
-        "flops_per_image": job.flops_per_image,
+        "flops_per_image": context.flops_per_image,
         "versions": {
             "alexnet_dist": __version__,
             "torch": torch.__version__,
@@ -74,14 +73,23 @@ def tags(facts: Facts) -> list[str]:
     return [facts["dataset"], facts["precision"], "1 process" if num == 1 else f"{num} processes"]
 
 
-def run_card(config: Config, facts: Facts, job: Job, progress: Progress, tracking: str) -> dict[str, str]:
+def run_card(
+    config: Config,
+    facts: Facts,
+    *,
+    context: TrainContext,
+    plan: Plan,
+    hardware: Hardware,
+    progress: Progress,
+    tracking: str,
+) -> dict[str, str]:
     """Return the rows that are shown before training starts."""
-    hardware, batch_size = job.hardware, config.data.batch_size
+    batch_size = config.data.batch_size
     processes = "1 process" if hardware.world_size == 1 else f"{hardware.world_size} processes (DDP)"
     threads = f", {hardware.threads} threads each" if hardware.device == "CPU" else ""
     stands_in = f" (FALLBACK for {facts['fallback_for']})" if facts["fallback_for"] else ""
     parts = f" in {config.optim.accumulate} parts" if config.optim.accumulate > 1 else ""
-    source = job.preprocess.source_size
+    source = context.inputs.spec.stored_size
     begin = f"continues after step {progress.step}" if progress.step else "begins"
     left_over = facts["num_train_images"] % batch_size
     return {
@@ -96,10 +104,10 @@ def run_card(config: Config, facts: Facts, job: Job, progress: Progress, trackin
         **({"hosts": topology.words(facts)} if hardware.world_size > 1 else {}),
         "precision": f"{hardware.precision.name} ({hardware.precision.reason})",
         "batch": f"{batch_size} in all, {batch_size // hardware.world_size} per process{parts}",
-        "steps": f"{job.order.num_batches} an epoch, {config.epochs} epochs"
-        + (f", stopping after step {job.last_step}" if config.max_steps else "")
+        "steps": f"{plan.steps_per_epoch} an epoch, {config.epochs} epochs"
+        + (f", stopping after step {plan.last_step}" if config.max_steps else "")
         + (f"; {left_over} images of each epoch's order do not fill a batch" if left_over else ""),
-        "optimizer": f"{config.optim.name}, lr {peak(config.optim, batch_size=batch_size):g} {config.optim.schedule}"
+        "optimizer": f"{config.optim.name}, lr {context.learning_rate.peak_lr:g} {config.optim.schedule}"
         + (f", evaluates an average of weights ({config.optim.ema:g})" if config.optim.ema else ""),
         "tracking": tracking,
         "run folder": f"{config.out_dir} ({begin})",
@@ -156,7 +164,7 @@ def summary(facts: Facts, progress: Progress, *, status: str) -> Record:
     }
 
 
-def finding(summary: Record) -> str:
+def summary_sentence(summary: Record) -> str:
     """Return a finished run's result as a sentence."""
     return (
         f"{summary['dataset']}: top-1 {summary['final_top1'] or 0:.2%} after {summary['global_step']} steps, "

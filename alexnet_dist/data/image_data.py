@@ -1,4 +1,4 @@
-"""What a data set is once it is in memory: arrays, names, statistics and a fingerprint. Knows nothing about files."""
+"""A data set in memory: image arrays, labels, class names, channel statistics and fingerprint."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_dist.architecture import Channels  # noqa: TC001 - a name of this module too
+
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

@@ -1,84 +1,139 @@
 """From stored uint8 images to the network's input, on the device: augment, enlarge exactly, normalise.
 
 Augmentation works on the small image, where it is cheap (`augment.py`); enlargement is Pillow's bilinear resize to the
-bit; the result is written once, in the type and layout that conv1 reads. Knows nothing about processes.
+bit (`resize.py`); the result is written once, in the type and layout that conv1 reads. Knows nothing about processes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alexnet_dist.architecture import SMALLEST_IMAGE, Channels
+from alexnet_dist.config import LARGEST_IMAGE
 from alexnet_dist.data import augment
 from alexnet_dist.data.resize import enlarge
+from alexnet_dist.errors import UserError
 
-Channels = tuple[float, float, float]
+if TYPE_CHECKING:
+    from alexnet_dist.data.loader import Batch
 
-
-CACHED_IMAGES = 4  # 2.4 MB in float32 at 224: the passes over them stay within the cores' caches
+CACHED_IMAGES = 4
+"""Images that a CPU works on at once: 2.4 MB in float32 at 224, so that all passes stay within the cores' caches."""
+RESIZE = "Pillow's Image.resize, bilinear, on uint8"
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class InputSpec:
+    """What a network expects of its input; recorded in its file, so that the file can be used without its data set."""
+
+    image_size: int
+    """Side of the input in pixels."""
+    stored_size: int
+    """Side of the images that are enlarged to it."""
+    mean: Channels
+    """Per channel, in [0, 1], subtracted; 0 with a `std` of 1 leaves values in [0, 1]."""
+    std: Channels
+    """Per channel, divided by."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `input` entry of a network file's metadata."""
+        return {
+            "image_size": self.image_size,
+            "stored_size": self.stored_size,
+            "fit": "enlarge",
+            "resize": RESIZE,
+            "channels": "RGB",
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> InputSpec:
+        """Return what `to_json` wrote.
+
+        Raises:
+            UserError: the entry lacks something, or was written by a version that prepares images in another way.
+        """
+        try:
+            found = cls(
+                image_size=int(entry["image_size"]),
+                stored_size=int(entry["stored_size"]),
+                mean=_channels(entry["mean"]),
+                std=_channels(entry["std"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"its metadata does not say how inputs are made ({error!r})") from None
+        if entry.get("fit") != "enlarge" or not SMALLEST_IMAGE <= found.image_size <= LARGEST_IMAGE:
+            raise UserError(f"its metadata asks for inputs that this version cannot make: {entry}")
+        return found
+
+
+def _channels(values: Any) -> Channels:  # noqa: ANN401 - whatever a file holds
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+@dataclass(frozen=True)
+class Inputs:
     """The steps from a stored image to an input of the network.
 
     Args:
-        image_size: side of the output in pixels.
-        source_size: side of the stored images.
-        mean: per channel, in [0, 1]; 0 with a `std` of 1 leaves values in [0, 1].
-        std: per channel.
-        margin: zeros before and behind the image along both axes, which conv1 would have to add by a copy.
+        spec: size, mean and standard deviation.
+        margin: zeros before and behind the image along both axes, which conv1 would have to add by a copy;
+            `models.fast_layers.margin` for this package's network, none for torchvision's.
         dtype: of the output. Arithmetic is float32, or float64 for that.
         augment: what happens to training images first; None leaves them as they are.
     """
 
-    image_size: int
-    source_size: int
-    mean: Channels
-    std: Channels
-    margin: tuple[int, int]
-    dtype: torch.dtype
-    augment: augment.Augment | None
+    spec: InputSpec
+    margin: tuple[int, int] = (0, 0)
+    dtype: torch.dtype = torch.float32
+    augment: augment.Augment | None = None
 
-    def draws(self, epoch: int) -> torch.Tensor | None:
-        """Return what the augmentation of an epoch draws for each training image: (N, 10) int64 on the CPU, or None."""
-        return None if self.augment is None else self.augment.draws(epoch)
+    def draws(self, epoch: int, device: torch.device) -> torch.Tensor | None:
+        """Return an epoch's random numbers of each training image: (N, 10) int64; None without augmentation."""
+        return None if self.augment is None else self.augment.draws(epoch).to(device)
 
-    def __call__(
-        self,
-        images: torch.Tensor,
-        draws: torch.Tensor | None = None,
-        partners: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Return the network's input.
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the network's input for images as they are.
 
         Args:
-            images: (B, 3, H, W) uint8.
-            draws: (B, 10) int64, rows of `draws()`; None leaves the images as they are.
-            partners: images and draws, of the same shapes, to mix these with.
+            images: (B, 3, S, S) uint8, S at most `spec.image_size`.
 
         Returns:
             (B, 3, P, P) of `dtype`, channels_last; in [0, 1] or normalised, with the margin.
         """
-        if draws is not None:
-            images = self._augmented(images, draws, partners)
         at_once = CACHED_IMAGES if images.device.type == "cpu" else len(images)
         inputs, inner = self._empty(len(images), images.device)
-        arithmetic = torch.promote_types(self.dtype, torch.float32)
-        mean, std = (_row(values, self.image_size, images.device, arithmetic) for values in (self.mean, self.std))
+        size, arithmetic = self.spec.image_size, torch.promote_types(self.dtype, torch.float32)
+        mean, std = (_row(values, size, images.device, arithmetic) for values in (self.spec.mean, self.spec.std))
         for start in range(0, len(images), at_once):
-            part = enlarge(images[start : start + at_once], self.image_size).permute(0, 2, 3, 1).flatten(2)
+            part = enlarge(images[start : start + at_once], size).permute(0, 2, 3, 1).flatten(2)
             inner[start : start + at_once] = part.to(arithmetic).sub_(mean).div_(std)
         return inputs
 
-    def _augmented(
-        self, images: torch.Tensor, draws: torch.Tensor, partners: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> torch.Tensor:
-        assert self.augment is not None
-        images = self.augment(images, draws)
-        return images if partners is None else augment.mix(images, self.augment(*partners), draws)
+    def augmented(self, batch: Batch, draws: torch.Tensor | None) -> torch.Tensor:
+        """Return the network's input for a training batch, mixed with the partners' images where it has partners.
+
+        Args:
+            batch: stored images with their ids.
+            draws: the epoch's table, `draws()`, on the batch's device; None leaves the images as they are.
+
+        Returns:
+            As `__call__`.
+        """
+        images = batch["images"]
+        if draws is not None:
+            assert self.augment is not None
+            images = self.augment(images, draws[batch["ids"]])
+            if "partner_ids" in batch:
+                partners = self.augment(batch["partner_images"], draws[batch["partner_ids"]])
+                images = augment.mix(images, partners, draws[batch["ids"]])
+        return self(images)
 
     def pictures(self, inputs: torch.Tensor) -> torch.Tensor:
         """Turn inputs of the network back into something to look at.
@@ -89,15 +144,15 @@ class Preprocess:
         Returns:
             (B, 3, image_size, image_size) uint8, without the margin.
         """
-        before = self.margin[0]
-        inner = inputs[:, :, before : before + self.image_size, before : before + self.image_size].float()
-        mean, std = (torch.tensor(values, device=inputs.device)[:, None, None] for values in (self.mean, self.std))
+        spec, before = self.spec, self.margin[0]
+        inner = inputs[:, :, before : before + spec.image_size, before : before + spec.image_size].float()
+        mean, std = (torch.tensor(values, device=inputs.device)[:, None, None] for values in (spec.mean, spec.std))
         return inner.mul(std).add(mean).mul(255).round().clamp(0, 255).to(torch.uint8)
 
     def _empty(self, num_images: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs with zeros in their margin, and the rows inside it: (B, image_size, 3 * image_size)."""
         before, behind = self.margin
-        side, end = before + self.image_size + behind, before + self.image_size
+        side, end = before + self.spec.image_size + behind, before + self.spec.image_size
         inputs = torch.empty((num_images, side, 3 * side), dtype=self.dtype, device=device)
         inner = inputs[:, before:end, 3 * before : 3 * end]
         for edge in (inputs[:, :before], inputs[:, end:], inputs[:, :, : 3 * before], inputs[:, :, 3 * end :]):

@@ -1,7 +1,4 @@
-"""The order in which a run sees its images, and the loader that hands them out a batch at a time.
-
-Knows nothing about processes: Accelerate cuts the global batches made here into one piece per rank.
-"""
+"""The loader: batches of images, labels and ids, copied from a split's arrays in the order of a sampler."""
 
 from typing import Any, TypedDict
 
@@ -66,7 +63,7 @@ def _as_is(batch: Any) -> Any:  # noqa: ANN401 - typed as if it got a list of sa
     return batch
 
 
-def loader(images: Images, labels: Labels, batches: GlobalBatches, *, pin_memory: bool) -> DataLoader[Batch]:
+def make_loader(images: Images, labels: Labels, batches: GlobalBatches, *, pin_memory: bool) -> DataLoader[Batch]:
     """Return the loader of a split: a global batch of 512 images is a copy of 1.5 MB, so it needs no workers.
 
     Args:

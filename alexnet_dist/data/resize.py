@@ -1,8 +1,4 @@
-"""From stored uint8 images to the network's input, on the device: augment, enlarge exactly, normalise.
-
-Augmentation works on the small image, where it is cheap (`augment.py`); enlargement is Pillow's bilinear resize to the
-bit; the result is written once, in the type and layout that conv1 reads. Knows nothing about processes.
-"""
+"""Exact enlargement: Pillow's bilinear resize of uint8 images, to the bit, on any device."""
 
 from __future__ import annotations
 
@@ -12,12 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
-Channels = tuple[float, float, float]
-
-FRACTION_BITS = 22  # of Pillow's fixed-point weights (Resample.c: PRECISION_BITS = 32 - 8 - 2)
-
-
-# ---- exact enlargement ----------------------------------------------------------------------------------------------
+FRACTION_BITS = 22
+"""Bits behind the point of Pillow's fixed-point weights (Resample.c: PRECISION_BITS = 32 - 8 - 2)."""
 
 
 def enlarge(images: torch.Tensor, size: int) -> torch.Tensor:

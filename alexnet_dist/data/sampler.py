@@ -1,4 +1,4 @@
-"""The order in which a run sees its images, and the loader that hands them out a batch at a time.
+"""The order of images: global batches as a function of (seed, epoch), the same at any world size.
 
 Knows nothing about processes: Accelerate cuts the global batches made here into one piece per rank.
 """
@@ -38,10 +38,17 @@ class GlobalBatches(Sampler[list[Index]]):
         self.partners = partners
         self.set_position(epoch=0)
 
-    def set_position(self, *, epoch: int, batch: int = 0) -> None:
-        """Let the next iteration begin at a batch of an epoch; costs the same wherever that is."""
+    def set_position(self, *, epoch: int, batch: int = 0, end: int | None = None) -> None:
+        """Let the next iteration go from one batch of an epoch to another; costs the same wherever that is.
+
+        Args:
+            epoch: counted from 0.
+            batch: the first batch.
+            end: the batch before which to stop; None goes to the epoch's last.
+        """
         self.epoch = epoch
         self.first_batch = batch
+        self.end_batch = self.num_batches if end is None else end
 
     @property
     def num_batches(self) -> int:
@@ -56,13 +63,13 @@ class GlobalBatches(Sampler[list[Index]]):
         return rng.generator(self.seed, "partners", self.epoch).permutation(self.num_images)
 
     def __len__(self) -> int:
-        return self.num_batches - self.first_batch
+        return self.end_batch - self.first_batch
 
     def __iter__(self) -> Iterator[list[Index]]:
         order = np.arange(self.num_images)
         if self.seed is not None:
             order = rng.generator(self.seed, "order", self.epoch).permutation(order)
         partner = self.partner_table()
-        for batch in range(self.first_batch, self.num_batches):
+        for batch in range(self.first_batch, self.end_batch):
             ids = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield (ids if partner is None else np.stack([ids, partner[ids]], axis=1)).tolist()

@@ -1,7 +1,7 @@
-"""Signals and requests that arrive in the middle of a run, agreed between ranks so that all act at the same step.
+"""Signals and requests in the middle of a run, agreed between ranks so that all act at the same step.
 
 SIGTERM and SIGINT ask for a checkpoint and the end, SIGUSR1 and a file `RUN/save` for a checkpoint. The same signal a
-second time does at once what it does in any program; SIGTERM only after a while.
+second time ends the process at once, as in any program; SIGTERM only after REPEAT_SECONDS.
 """
 
 from __future__ import annotations
@@ -26,19 +26,25 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 REQUEST = "save"
-REPEAT_SECONDS = 5.0  # in which SIGTERM is the same one: schedulers signal all processes, and launchers pass theirs on
-LOOK_SECONDS = 1.0  # between two looks for the file: a network file system answers in milliseconds
+"""Name of the file in the run folder that asks for a checkpoint."""
+REPEAT_SECONDS = 5.0
+"""Time in which a second SIGTERM counts as the first: schedulers signal all processes, and launchers pass theirs on."""
+LOOK_SECONDS = 1.0
+"""Time between two looks for the file: a network file system answers in milliseconds."""
 
 
-class Wish(IntEnum):
-    """What to do after the current step; of several wishes the largest counts."""
+class Request(IntEnum):
+    """What to do after the current step; of several requests the largest counts."""
 
-    NOTHING = 0
+    NONE = 0
     SAVE = 1
     STOP = 2
+    """Save, then end with the signal's exit code."""
+    ABORT = 3
+    """End with the error of a checkpoint that could not be written in the background."""
 
 
-WISHES = {"SIGTERM": Wish.STOP, "SIGINT": Wish.STOP, "SIGUSR1": Wish.SAVE}
+BY_SIGNAL = {"SIGTERM": Request.STOP, "SIGINT": Request.STOP, "SIGUSR1": Request.SAVE}
 
 
 class StoppedError(Exception):
@@ -54,8 +60,8 @@ class StoppedError(Exception):
         return 128 + self.signal
 
 
-class Interrupts:
-    """Collects this rank's wishes and agrees on them with the others.
+class Requests:
+    """This rank's requests, from signals, files and other threads, and the one that all ranks agreed on.
 
     Args:
         accelerator: whose ranks agree.
@@ -64,12 +70,13 @@ class Interrupts:
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, *, timeout: timedelta) -> None:
-        self.wish = Wish.NOTHING
-        """What all ranks agreed on and nobody has answered yet."""
+        self.agreed = Request.NONE
+        """The request that all ranks agreed on and that is not fulfilled yet."""
         self.signal = signal.SIGTERM
         """The signal that asked for the end, if it came to this rank."""
         self._request = folder / REQUEST if accelerator.is_main_process else None
-        self._own: queue.SimpleQueue[Wish] = queue.SimpleQueue()  # made for signal handlers: nothing is lost in between
+        # A SimpleQueue is made for signal handlers: nothing is lost where one interrupts a `get`.
+        self._own: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._seen: dict[int, float] = {}  # when each signal first came
         self._looked = 0.0
         # Gradients may travel over NCCL, whose results only the device can wait for: this group is the host's.
@@ -83,7 +90,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        known = [number for number in signal.Signals if number.name in WISHES]
+        known = [number for number in signal.Signals if number.name in BY_SIGNAL]
         before = {number: signal.signal(number, self._take) for number in known}
         try:
             yield
@@ -92,8 +99,8 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        wish = WISHES[signal.Signals(number).name]
-        if wish is Wish.STOP:
+        request = BY_SIGNAL[signal.Signals(number).name]
+        if request is Request.STOP:
             patience = REPEAT_SECONDS if number == signal.SIGTERM else 0.0
             now = time.monotonic()
             # A launcher turns Ctrl-C into SIGTERM too, so one of each is still the first time.
@@ -102,60 +109,61 @@ class Interrupts:
                 signal.raise_signal(number)
             self._seen.setdefault(number, now)
             self.signal = signal.Signals(number)
-        self.ask(wish)
+        self.ask(request)
 
-    def ask(self, wish: Wish) -> None:
-        """Note a wish of this rank; any thread may call it."""
-        self._own.put(wish)
+    def ask(self, request: Request) -> None:
+        """Add a request of this rank; any thread may call it."""
+        self._own.put(request)
 
     def stop(self) -> None:
-        """Note a person's wish to end the run, as SIGINT does; any thread may call it."""
+        """Ask for the end as a person does, by SIGINT; any thread may call it."""
         self.signal = signal.SIGINT
-        self.ask(Wish.STOP)
+        self.ask(Request.STOP)
 
-    def _asked(self) -> Wish:
-        """Return the largest wish since the last call."""
-        largest = Wish.NOTHING
+    def _asked(self) -> Request:
+        """Return the largest request of this rank since the last call."""
+        largest = Request.NONE
         while not self._own.empty():
             largest = max(largest, self._own.get_nowait())
         return largest
 
-    def agree(self) -> Wish:
-        """Bring `wish` up to date and return it. Every rank must call it, after every step.
+    def sync(self) -> Request:
+        """Bring `agreed` up to date and return it. Every rank must call it, after every step.
 
-        A rank's wish counts one step later, with everyone: the message travels while the next step is computed.
+        A rank's request counts one step later, on all ranks: the message travels while the next step is computed.
         """
-        self._look()
+        self._look_for_file()
         if self._group is None:
-            self.wish = max(self.wish, self._asked())
+            self.agreed = max(self.agreed, self._asked())
         else:
-            self.wish = max(self.wish, self._arrived())
+            self.agreed = max(self.agreed, self._arrived())
             mine = torch.tensor(int(self._asked()))
             self._pending = (mine, dist.all_reduce(mine, dist.ReduceOp.MAX, group=self._group, async_op=True))
-        return self.wish
+        return self.agreed
 
-    def answered(self) -> None:
-        """Forget a wish that was fulfilled.
+    def raise_if_stop(self) -> None:
+        """Clear the agreed request, whose checkpoint is written.
 
         Raises:
-            StoppedError: it was to end.
+            StoppedError: it was to end the run.
         """
-        if self.wish is Wish.STOP:
+        if self.agreed is Request.STOP:
             raise StoppedError(self.signal)
-        self.wish = Wish.NOTHING
+        self.agreed = Request.NONE
 
-    def _arrived(self) -> Wish:
+    def _arrived(self) -> Request:
+        """Return what all ranks asked for one step ago."""
         if self._pending is None:
-            return Wish.NOTHING
+            return Request.NONE
         agreed, work = self._pending
         self._pending = None
         work.wait()
-        return Wish(int(agreed))
+        return Request(int(agreed))
 
-    def _look(self) -> None:
+    def _look_for_file(self) -> None:
         if self._request is None or time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
         if self._request.exists():
             self._request.unlink(missing_ok=True)
-            self.ask(Wish.SAVE)
+            self.ask(Request.SAVE)

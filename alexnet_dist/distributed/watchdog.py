@@ -1,8 +1,8 @@
-"""Ranks that died or hang, noticed by the others and named.
+"""The watchdog: notices ranks that died or hang, names them, and ends the others.
 
 A collective waits for all ranks, and on a GPU it does so where Python cannot interrupt it. So each rank has a thread
-that tells the launcher's store how far the rank is, asks it how far the others are, and ends the process when nothing
-has moved for too long.
+that writes the rank's progress into the launcher's store, reads that of the others, and ends the process when nothing
+has moved for the timeout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist  # noqa: TID251 - its store, beside all groups
 from accelerate.utils import broadcast_object_list
 
-from alexnet_dist.errors import first_line
+from alexnet_dist.errors import EXIT_FAILED, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-PERIOD = 1.0  # seconds between two messages to the store
-SILENCE = 4  # periods without a message after which a rank counts as gone
-EXIT_LOST = 1
+PERIOD = 1.0
+"""Seconds between two messages to the store."""
+SILENCE = 4
+"""Periods without a message after which a rank counts as gone."""
 COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
 
 
@@ -39,8 +40,8 @@ class LostRankError(RuntimeError):
 
 
 @dataclass
-class _Heard:
-    """What a rank last told the store."""
+class _Message:
+    """A rank's last message in the store."""
 
     message: str
     progress: int
@@ -48,8 +49,8 @@ class _Heard:
     """When this rank saw it change, on its own clock."""
 
 
-class Heartbeat:
-    """Tells the other ranks that this one moves, and watches them. Every rank must make one.
+class Watchdog:
+    """Writes this rank's progress for the other ranks, and watches theirs. Every rank must make one.
 
     Args:
         accelerator: whose ranks watch each other.
@@ -61,7 +62,7 @@ class Heartbeat:
         self._timeout = timeout.total_seconds()
         self._period = min(PERIOD, self._timeout / 10)
         self._progress, self._moved, self._told = 0, time.monotonic(), 0
-        self._heard: dict[int, _Heard] = {}
+        self._heard: dict[int, _Message] = {}
         self._over = threading.Event()
         if self._num_ranks > 1:
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -74,8 +75,8 @@ class Heartbeat:
             self._tell()
             accelerator.wait_for_everyone()  # asking for what nobody has told would wait
 
-    def beat(self) -> None:
-        """Note that this rank moves: before each collective, so that a rank that does not reach it is behind."""
+    def progress(self) -> None:
+        """Count a sign of progress. Called before each collective, so that a rank that hangs before it is behind."""
         self._progress += 1
         self._moved = time.monotonic()
 
@@ -89,8 +90,8 @@ class Heartbeat:
         if self._num_ranks == 1:
             yield
             return
-        self.beat()
-        thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+        self.progress()
+        thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         thread.start()
         try:
             yield
@@ -116,7 +117,7 @@ class Heartbeat:
             if time.monotonic() - self._moved > self._timeout + 2 * self._period:
                 finding = self._finding() or f"no rank has moved for {self._timeout:.0f} s"
                 print(f"error: {finding}", file=sys.stderr, flush=True)
-                os._exit(EXIT_LOST)
+                os._exit(EXIT_FAILED)
 
     def _tell(self) -> None:
         self._told += 1
@@ -126,7 +127,7 @@ class Heartbeat:
         for rank, answer in enumerate(self._store.multi_get(self._keys)):
             message = answer.decode()
             if rank not in self._heard or self._heard[rank].message != message:
-                self._heard[rank] = _Heard(message, int(message.split()[1]), time.monotonic())
+                self._heard[rank] = _Message(message, int(message.split()[1]), time.monotonic())
 
     def _finding(self) -> str | None:
         """Name the ranks that the others wait for, or None where all are heard of and equally far."""

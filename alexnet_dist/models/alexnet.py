@@ -1,8 +1,7 @@
 """AlexNet with its head swapped for the data set's classes, its starting weights, and what it costs.
 
 The network is `torchvision.models.alexnet` (Krizhevsky, arXiv:1404.5997, one column), some layers of which are computed
-in another way (`layers.py`); its key names are torchvision's.
-Knows nothing about processes.
+in another way (`fast_layers.py`); its key names are torchvision's. Knows nothing about processes.
 """
 
 from __future__ import annotations
@@ -10,46 +9,42 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import safetensors
-import safetensors.torch
 import torch
 import torchvision
 from torch import nn
 
+from alexnet_dist.architecture import HEAD
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import fast_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from alexnet_dist.config import ModelConfig
+    from alexnet_dist.models.weights import StartingWeights, Tensors
 
 logger = logging.getLogger(__name__)
 
-Channels = tuple[float, float, float]
-
-HEAD = "classifier.6"
-HEAD_STD = 0.01  # small: the first predictions are near chance, with a loss near ln(classes)
-IMAGENET_CLASSES = 1000
-# AlexNet_Weights.IMAGENET1K_V1.transforms(): what its weights expect of their input
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HEAD_STD = 0.01
+"""Standard deviation of a He-initialised head's weights: predictions begin near chance, the loss near ln(classes)."""
 
 
-def build(config: ModelConfig, *, num_classes: int, seed: int) -> nn.Module:
+def build(config: ModelConfig, *, num_classes: int, seed: int, start: StartingWeights | None = None) -> nn.Module:
     """Return the network on the CPU, in float32, with the same weights on every rank.
 
-    Its input is (B, 3, P, P): the image within the zeros of `layers.margin`.
+    Its input is (B, 3, P, P): the image within the zeros of `fast_layers.margin`.
+
+    Args:
+        config: initialisation and dropout.
+        num_classes: outputs of the head.
+        seed: of the random weights.
+        start: what `weights.starting_weights` returned for the same configuration.
 
     Raises:
-        UserError: when the weights named cannot be had or do not fit.
+        UserError: the starting weights do not fit.
     """
     torch.manual_seed(seed)
     model: nn.Module = torchvision.models.alexnet(dropout=config.dropout)
     if config.init == "he":
         initialise(model)
-    if config.pretrained:
-        _load(model, _download_imagenet(), origin="torchvision's ImageNet weights")
     classifier = model.get_submodule("classifier")
     assert isinstance(classifier, nn.Sequential)
     imagenet_head = classifier[6]
@@ -58,9 +53,25 @@ def build(config: ModelConfig, *, num_classes: int, seed: int) -> nn.Module:
     if config.init == "he":
         nn.init.normal_(head.weight, std=HEAD_STD)
         nn.init.zeros_(head.bias)
-    if config.weights is not None:
-        _load(model, _read_weights(config.weights), origin=str(config.weights))
+    if start is not None:
+        _load(model, start)
     return fast_layers.rewrite(model)
+
+
+def plain(tensors: Tensors) -> nn.Module:
+    """Return torchvision's own AlexNet with these weights, in evaluation mode: what is handed to other programs.
+
+    Raises:
+        UserError: they are not those of torchvision's AlexNet.
+    """
+    head = tensors.get(f"{HEAD}.bias")
+    with torch.device("meta"):
+        model: nn.Module = torchvision.models.alexnet(num_classes=1 if head is None else len(head))
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"it does not hold torchvision's AlexNet: {' '.join(str(error).split())}") from None
+    return model.float().eval()
 
 
 def initialise(model: nn.Module) -> None:
@@ -77,55 +88,21 @@ def initialise(model: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def input_statistics(config: ModelConfig) -> tuple[Channels, Channels] | None:
-    """Return the mean and standard deviation that the starting weights expect of their input, or None for any.
-
-    Weights are ImageNet's if they are torchvision's, or come from a file whose head has 1000 classes.
-    """
-    if config.weights is not None:
-        head = _read_weights(config.weights).get(f"{HEAD}.bias")
-        return (IMAGENET_MEAN, IMAGENET_STD) if head is not None and len(head) == IMAGENET_CLASSES else None
-    return (IMAGENET_MEAN, IMAGENET_STD) if config.pretrained else None
-
-
-def _download_imagenet() -> dict[str, torch.Tensor]:
-    weights = torchvision.models.AlexNet_Weights.IMAGENET1K_V1
-    try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"--model.pretrained: {weights.url} cannot be had ({error}). Download it elsewhere, turn it into "
-            "safetensors and name it by --model.weights FILE"
-        ) from None
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"--model.weights {path}: there is no such file") from None
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f"--model.weights {path} is not a safetensors file ({error}). Pickled .pt and .pth files can run code when "
-            "they are read, so they are not; convert with safetensors.torch.save_file(torch.load(FILE, "
-            "weights_only=True), OUT)"
-        ) from None
-
-
-def _load(model: nn.Module, state: Mapping[str, torch.Tensor], *, origin: str) -> None:
+def _load(model: nn.Module, start: StartingWeights) -> None:
     """Copy weights into the model; a head of another shape, and only that, keeps its fresh initialisation."""
     own = model.state_dict()
     fitting = {
         key: value
-        for key, value in state.items()
-        if not (key.startswith(HEAD) and key in own and own[key].shape != value.shape)
+        for key, value in start.tensors.items()
+        if not (key.startswith(HEAD) and key in own and (start.fresh_head or own[key].shape != value.shape))
     }
-    wrong = sorted(key for key in own.keys() ^ state.keys())
+    wrong = sorted(key for key in own.keys() ^ start.tensors.keys())
     wrong += [key for key, value in fitting.items() if key in own and own[key].shape != value.shape]
     if wrong:
-        raise UserError(f"--model.weights {origin} does not hold torchvision's AlexNet: see {', '.join(wrong[:3])}")
-    if len(fitting) < len(own):
-        logger.warning("the head of %s has another number of classes: this one starts fresh", origin)
+        message = f"--model.weights {start.origin} does not hold torchvision's AlexNet: see {', '.join(wrong[:3])}"
+        raise UserError(message)
+    if len(fitting) < len(own) and not start.fresh_head:
+        logger.warning("the head of %s has another number of classes: this one starts fresh", start.origin)
     model.load_state_dict(fitting, strict=False)
 
 

@@ -1,16 +1,9 @@
-"""The run folder, and the threads that draw and send what is in it; silent on every rank but 0.
-
-`metrics.jsonl` in the run folder is the record, written before anything else happens with it. Pictures are drawn and
-written on one thread, and trackers called on another: training does not wait for a server, and neither do pictures.
-"""
+"""The git commit of the code that runs."""
 
 from __future__ import annotations
 
-import logging
 import subprocess
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 
 def code_version() -> str | None:

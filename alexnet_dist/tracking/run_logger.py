@@ -115,7 +115,7 @@ class RunLog:
         self.records: list[Record] = []
         self.tracking = "none"
         self._config = config
-        self._facts = facts
+        self.facts = facts
         self._tags = tags
         self._first_step = step
         self._stop = stop
@@ -145,7 +145,7 @@ class RunLog:
             atomic_files.write_text(self.folder / "metrics.jsonl", lines)
         except OSError as error:
             raise UserError(f"the run folder {self.folder} cannot be written: {error}") from None
-        described = configuration.to_dict(config) | self._facts
+        described = configuration.to_dict(config) | self.facts
         if "wandb" in config.log.trackers:
             self._start(
                 "wandb",

@@ -1,8 +1,10 @@
-"""Checkpoints: written whole or not at all, verified when read, and no pickle anywhere.
+"""Checkpoints and resuming: written whole or not at all, verified when read, and no pickle anywhere.
 
-`checkpoints/step_00000098/` holds `model.safetensors` (torchvision's key names), `optimizer.safetensors`, `state.json`,
-`ema.safetensors` where there is an average, and `MANIFEST.json` (sizes and SHA-256), written last. A folder is made
-under a temporary name, flushed to the disk and renamed. Only rank 0 saves; every rank loads.
+`checkpoints/step_00000098/` holds `model.safetensors` (a network file), `ema.safetensors` where there is an average of
+the weights, `config.json` (the metadata of the one that evaluation measures), `optimizer.safetensors`, `state.json`,
+and `MANIFEST.json` (sizes and SHA-256), written last. A folder is made under a temporary name, flushed to the disk and
+renamed. Others may read the network; the optimizer's state and `state.json`, which has the configuration, are private.
+Only rank 0 saves; every rank loads.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 
 from alexnet_dist import atomic_files
 from alexnet_dist.errors import UserError
+from alexnet_dist.models import weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,13 +32,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of state.json and of the optimizer's key names
+FORMAT = 1
+"""Version of state.json and of the optimizer's key names."""
+CONFIG = "config.json"
+FOLDER_MODE, PRIVATE_MODE = 0o755, 0o600
 MANIFEST = "MANIFEST.json"
-SPARE_BYTES = 1 << 20  # for state, manifest and headers
+SPARE_BYTES = 1 << 20
+"""Room for state, manifest and headers."""
 NAME = re.compile(r"step_(\d{8,})")
 SCRATCH = ".writing-"
-# What odd files make their readers raise.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What damaged files make their readers raise."""
 
 Tensors = dict[str, torch.Tensor]
 State = dict[str, Any]
@@ -47,8 +54,8 @@ class Saver:
     Args:
         folder: the run's `checkpoints/`.
         keep: how many of the newest stay, besides the best.
-        failed: called, on that thread, where a checkpoint could not be written; `wait` then says why.
-        written: called, on that thread, with the path of each that was.
+        failed: called on that thread when a checkpoint could not be written; `wait` then raises the reason.
+        written: called on that thread with the path and the state of each checkpoint that was written.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Saver:
         *,
         keep: int,
         failed: Callable[[], None],
-        written: Callable[[Path], None] = lambda _path: None,
+        written: Callable[[Path, State], None] = lambda _path, _state: None,
     ) -> None:
         self._folder = folder
         self._keep = keep
@@ -68,9 +75,16 @@ class Saver:
         self._error: UserError | None = None
 
     def save(
-        self, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, state: State
+        self,
+        *,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: nn.Module | None,
+        state: State,
+        metadata: State,
     ) -> None:
-        """Copy what is to be saved, as `save` takes it, and leave the writing to the thread.
+        """Copy the tensors, and write the checkpoint on the thread. Arguments as those of the function `save`.
 
         Raises:
             UserError: the checkpoint before this one could not be written.
@@ -78,7 +92,7 @@ class Saver:
         self.wait()
         tensors = _tensors(model, optimizer, ema)
         self._copies = {name: _copied(part, self._copies.get(name, {})) for name, part in tensors.items()}
-        self._thread = threading.Thread(target=self._write, args=(step, state), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(step, state, metadata), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -101,11 +115,11 @@ class Saver:
         except UserError as error:
             logger.warning("%s", error)
 
-    def _write(self, step: int, state: State) -> None:
+    def _write(self, step: int, state: State, metadata: State) -> None:
         try:
-            path = _write(self._folder, step=step, tensors=self._copies, state=state)
+            path = _write(self._folder, step=step, tensors=self._copies, state=state, metadata=metadata)
             prune(self._folder, keep=self._keep, last_step=step)
-            self._written(path)
+            self._written(path, state)
         except UserError as error:
             self._error = error
             self._failed()
@@ -119,6 +133,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     ema: nn.Module | None,
     state: State,
+    metadata: State,
 ) -> Path:
     """Write `folder/step_<step>` and return its path; one that exists already is replaced. Rank 0 alone calls it.
 
@@ -128,27 +143,38 @@ def save(
         model: the raw module, not a DDP wrapper.
         optimizer: a torch optimizer over the model's parameters.
         ema: the averaged model, if there is one.
-        state: anything JSON can hold.
+        state: anything JSON can hold, under `progress` a `Progress`.
+        metadata: of the network file that evaluation measures, the average where there is one. The other file has the
+            same without `result`.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the checkpoints that stand are untouched.
     """
-    return _write(folder, step=step, tensors=_tensors(model, optimizer, ema), state=state)
+    return _write(folder, step=step, tensors=_tensors(model, optimizer, ema), state=state, metadata=metadata)
 
 
-def _write(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State) -> Path:
+def _write(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State, metadata: State) -> Path:
     final = folder / f"step_{step:08d}"
     scratch = folder / f"{SCRATCH}{final.name}"
     try:
         for leftover in folder.glob(f"{SCRATCH}*"):  # of a killed process: the run folder's lock keeps others away
             shutil.rmtree(leftover)
-        scratch.mkdir(parents=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            folder.chmod(FOLDER_MODE)
+        scratch.mkdir()
+        scratch.chmod(FOLDER_MODE)
         _check_space(scratch, tensors)
-        for name, part in tensors.items():
-            _save_tensors(part, scratch / f"{name}.safetensors")
-        atomic_files.write_text(scratch / "state.json", json.dumps({"format": FORMAT, **state}, indent=1))
-        manifest = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
-        atomic_files.write_text(scratch / MANIFEST, json.dumps(manifest, indent=1))
+        networks = [name for name in ("model", "ema") if name in tensors]
+        for name in networks:
+            claim = metadata if name == networks[-1] else {**metadata, "result": None}
+            weights.write(scratch / f"{name}.safetensors", tensors[name], claim)
+        _save_tensors(tensors["optimizer"], scratch / "optimizer.safetensors")
+        _write_json(scratch / CONFIG, metadata)
+        _write_json(scratch / "state.json", {"format": FORMAT, **state})
+        _write_json(scratch / MANIFEST, {path.name: _describe(path) for path in sorted(scratch.iterdir())})
+        for name in (CONFIG, MANIFEST):
+            (scratch / name).chmod(weights.FOR_ALL)
         atomic_files.flush(scratch)
         replaced = folder / f"{SCRATCH}over-{final.name}"
         if final.exists():
@@ -175,7 +201,7 @@ def save_evidence(folder: Path, *, model: nn.Module, batch: Tensors, report: Sta
         folder.mkdir(parents=True, exist_ok=True)
         _save_tensors(model.state_dict(), folder / "model.safetensors")
         _save_tensors(batch, folder / "batch.safetensors")
-        atomic_files.write_text(folder / "report.json", json.dumps(report, indent=1))
+        _write_json(folder / "report.json", report)
     except (OSError, safetensors.SafetensorError) as error:
         logger.warning("%s cannot be written: %s", folder, error)
 
@@ -282,12 +308,13 @@ def evaluated_weights(path: Path) -> Path:
 
 
 def _top1(path: Path) -> float:
-    """Return the accuracy that a checkpoint's state records under `top1`; -1 where it was saved without evaluation."""
+    """Return the top-1 of a checkpoint's weights; -1 where they were saved without evaluation."""
     try:
-        top1 = json.loads((path / "state.json").read_text(encoding="utf-8")).get("top1")
-    except (OSError, ValueError, AttributeError):
+        progress = read_state(path)["progress"]
+        evaluated = progress["evaluated"] == progress["step"]
+    except DAMAGED:
         return -1.0
-    return top1 if isinstance(top1, float) else -1.0
+    return progress["top1"] if evaluated and isinstance(progress.get("top1"), float) else -1.0
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> dict[str, Tensors]:
@@ -307,6 +334,12 @@ def _copied(tensors: Tensors, copies: Tensors) -> Tensors:
 
 def _save_tensors(tensors: Tensors, path: Path) -> None:
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(PRIVATE_MODE)
+
+
+def _write_json(path: Path, content: State) -> None:
+    atomic_files.write_text(path, json.dumps(content, indent=1))
+    path.chmod(PRIVATE_MODE)
 
 
 def _check_space(folder: Path, tensors: dict[str, Tensors]) -> None:

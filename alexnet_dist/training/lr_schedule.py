@@ -1,50 +1,58 @@
-"""Parameter groups, optimizers, and the learning rate as a pure function of the optimizer step.
-
-There is no scheduler object: nothing to prepare, to save or to step once per process. Knows nothing about processes.
-"""
+"""The learning rate as a pure function of the optimizer step: no scheduler object to prepare, step or save."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alexnet_dist.config import OptimConfig
 
-
-RISE = {"one-cycle": 0.3, "cosine": 1 / 15, "constant": 0.0}  # share of the run with rising rate: one-cycle's, and
-ONE_CYCLE_START = 1 / 25  # the rate it begins at: the defaults of torch's OneCycleLR (Smith & Topin, arXiv:1708.07120)
-BASE_BATCH = 256  # the batch that `lr` is meant for where it is scaled
-
-
-def peak(config: OptimConfig, *, batch_size: int) -> float:
-    """Return the peak learning rate of a global batch.
-
-    Linear: Goyal et al., arXiv:1706.02677, for SGD. Square root: the noise of Adam's steps stays what it was.
-    """
-    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.scale_lr]
-    return float(config.lr * (batch_size / BASE_BATCH) ** power)
+RISE = {"one-cycle": 0.3, "cosine": 1 / 15, "constant": 0.0}
+"""Share of the run with a rising rate, by schedule; one-cycle's is the default of torch's OneCycleLR, as is"""
+ONE_CYCLE_START = 1 / 25
+"""the share of the peak at which one-cycle begins (Smith & Topin, arXiv:1708.07120)."""
+BASE_BATCH = 256
+"""Global batch that `--optim.lr` is meant for where `--optim.scale-lr` scales it."""
 
 
-def learning_rate(step: int, config: OptimConfig, *, steps_per_epoch: int, total_steps: int) -> float:
-    """Return the learning rate of an optimizer step.
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of each optimizer step of a run.
 
     Args:
-        step: from 0 to total_steps - 1.
-        config: peak, schedule and warm-up.
+        config: rate, scaling, schedule and warm-up.
+        batch_size: global batch.
         steps_per_epoch: optimizer steps of an epoch.
         total_steps: optimizer steps of the run.
     """
-    one_cycle = config.schedule == "one-cycle"
-    warmup = config.warmup_epochs
-    rise = RISE[config.schedule] * total_steps if warmup is None else warmup * steps_per_epoch
-    if step < rise:
-        if one_cycle:
-            return config.lr * (ONE_CYCLE_START + (1 - ONE_CYCLE_START) * _half_cosine(step / rise))
-        return config.lr * (step + 1) / (rise + 1)  # linear, and above 0 at the first step
-    if config.schedule == "constant":
-        return config.lr
-    return config.lr * (1 - _half_cosine((step - rise) / max(1.0, total_steps - rise)))
+
+    config: OptimConfig
+    batch_size: int
+    steps_per_epoch: int
+    total_steps: int
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest rate of the run.
+
+        Linear scaling: Goyal et al., arXiv:1706.02677, for SGD. Square root: the noise of Adam's steps stays the same.
+        """
+        power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[self.config.scale_lr]
+        return float(self.config.lr * (self.batch_size / BASE_BATCH) ** power)
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step, from 0 to total_steps - 1."""
+        schedule, warmup = self.config.schedule, self.config.warmup_epochs
+        rise = RISE[schedule] * self.total_steps if warmup is None else warmup * self.steps_per_epoch
+        if step < rise:
+            if schedule == "one-cycle":
+                return self.peak_lr * (ONE_CYCLE_START + (1 - ONE_CYCLE_START) * _half_cosine(step / rise))
+            return self.peak_lr * (step + 1) / (rise + 1)  # linear, and above 0 at the first step
+        if schedule == "constant":
+            return self.peak_lr
+        return self.peak_lr * (1 - _half_cosine((step - rise) / max(1.0, self.total_steps - rise)))
 
 
 def _half_cosine(progress: float) -> float:

@@ -1,23 +1,27 @@
-"""Sums and counts that stay on the device until somebody asks, and what is computed from them.
-
-Knows nothing about processes: a sum over ranks is a sum over their tensors, taken elsewhere.
-"""
+"""Sums and counts of both loops on the device, and the accuracy, confusion matrix and loss computed from them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
     Counts = npt.NDArray[np.int64]
+
+Metrics = dict[str, Any]
+"""Numbers by their keys in metrics.jsonl, such as `train/loss`."""
+
+MOST_MISTAKES = 64
+"""Worst mistakes kept of an evaluation: a page of thumbnails."""
 
 
 class NonFiniteError(RuntimeError):
@@ -37,7 +41,7 @@ class NonFiniteError(RuntimeError):
 
 @dataclass
 class StepWindow:
-    """What the optimizer steps since the last look have left on the device."""
+    """Losses, image ids and gradient norms of the optimizer steps since the last record, on the device."""
 
     losses: list[torch.Tensor] = field(default_factory=list)
     """Per step, (B,) float32: each image's loss on this rank."""
@@ -48,6 +52,11 @@ class StepWindow:
 
     def __len__(self) -> int:
         return len(self.losses)
+
+    @property
+    def num_images(self) -> int:
+        """This rank's images in the window."""
+        return sum(map(len, self.ids))
 
     def add(self, losses: torch.Tensor, ids: torch.Tensor, gradient_norm: torch.Tensor) -> None:
         """Note one optimizer step; copies nothing and waits for nothing."""
@@ -77,52 +86,77 @@ class Mistake:
     loss: float
 
 
+@dataclass(frozen=True)
+class EvalTotals:
+    """What one rank counted in an evaluation."""
+
+    loss_sum: float
+    confusion: Counts
+    """(C, C) int64: rows are true classes, columns predicted ones."""
+    num_top5: int
+    num_mirrored: int | None
+    """Images recognised by flip TTA; None without it."""
+    worst: tuple[Mistake, ...]
+
+
 class EvalCounts:
-    """The confusion matrix, the summed loss and the worst mistakes of an evaluation, on the device.
+    """The confusion matrix, the summed loss and the worst mistakes of an evaluation on one rank, on the device."""
 
-    Args:
-        num_classes: of the data set.
-        device: where logits and labels live.
-    """
-
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.num_classes = num_classes
-        self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.num_top5 = torch.zeros((), dtype=torch.int64, device=device)
-        self.num_mirrored = torch.zeros((), dtype=torch.int64, device=device)
+    def __init__(self) -> None:
+        self._num_classes = 0
+        self._sums: dict[str, torch.Tensor] = {}
         self._whole: list[torch.Tensor] = []
         """Per batch, (3, B) int64: ids, labels, predicted classes."""
         self._real: list[torch.Tensor] = []
         """Per batch, (2, B) float32: probabilities of the predicted class, losses."""
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor, ids: torch.Tensor) -> None:
+    def add(
+        self, logits: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor, *, mirrored: torch.Tensor | None = None
+    ) -> None:
         """Count a batch. Waits for nothing (`bincount` would: its result's size depends on the data).
 
         Args:
-            logits: (B, num_classes) float32.
+            logits: (B, C) float32.
             labels: (B,) int64.
-            losses: (B,) float32.
             ids: (B,) int64: the images' positions in the split.
+            mirrored: (B, C) float32, logits of the mirror images: their mean with `logits` decides in flip TTA.
         """
+        self._num_classes = num_classes = logits.shape[1]
         predicted = logits.argmax(dim=1)
         probabilities = logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
-        cell = labels * self.num_classes + predicted
-        self.confusion.index_add_(0, cell, torch.ones_like(cell))
-        self.loss_sum += losses.double().sum()
-        best = logits.topk(min(5, self.num_classes), dim=1).indices
-        self.num_top5 += (best == labels[:, None]).sum()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        cell = labels * num_classes + predicted
+        confusion = self._sum("confusion", torch.int64, logits.device, num_classes**2)
+        confusion.index_add_(0, cell, torch.ones_like(cell))
+        self._sum("loss", torch.float64, logits.device).add_(losses.double().sum())
+        best = logits.topk(min(5, num_classes), dim=1).indices
+        self._sum("top5", torch.int64, logits.device).add_((best == labels[:, None]).sum())
+        if mirrored is not None:
+            recognised = (logits + mirrored).argmax(dim=1) == labels
+            self._sum("mirrored", torch.int64, logits.device).add_(recognised.sum())
         self._whole.append(torch.stack([ids, labels, predicted]))
         self._real.append(torch.stack([probabilities, losses]))
 
-    def add_mirrored(self, logits: torch.Tensor, mirrored: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count what the mean of an image's and its mirror image's logits, (B, num_classes) each, recognises."""
-        self.num_mirrored += ((logits + mirrored).argmax(dim=1) == labels).sum()
+    def _sum(self, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> torch.Tensor:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(shape, dtype=dtype, device=device)
+        return self._sums[name]
+
+    def totals(self) -> EvalTotals | None:
+        """Return what was counted; None on a rank that got no share of a small split. Waits for the device."""
+        if not self._whole:
+            return None
+        num, sums = self._num_classes, self._sums
+        return EvalTotals(
+            loss_sum=sums["loss"].item(),
+            confusion=sums["confusion"].view(num, num).cpu().numpy(),
+            num_top5=int(sums["top5"].item()),
+            num_mirrored=int(sums["mirrored"].item()) if "mirrored" in sums else None,
+            worst=tuple(self.worst(MOST_MISTAKES)),
+        )
 
     def worst(self, most: int) -> list[Mistake]:
         """Return the mistakes with the largest losses, the largest first. Waits for the device."""
-        if not self._whole:  # a rank may get no share of a small split
-            return []
         whole, real = torch.cat(self._whole, dim=1), torch.cat(self._real, dim=1)
         badness = real[1].nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(whole[1] == whole[2], -torch.inf)
         chosen = badness.topk(min(most, len(badness))).indices
@@ -152,7 +186,21 @@ class Evaluation:
     worst: tuple[Mistake, ...]
     """The mistakes with the largest losses, the largest first."""
     num_mirrored: int | None = None
-    """Images recognised by the mean of their and their mirror images' logits; None where that was not asked."""
+    """Images recognised by the mean of their and their mirror images' logits: flip TTA; None without it."""
+
+    @classmethod
+    def of_ranks(cls, totals: Sequence[EvalTotals | None]) -> Evaluation:
+        """Add up what the ranks counted, in their order."""
+        found = [each for each in totals if each is not None]
+        confusion = np.sum([each.confusion for each in found], axis=0)
+        mirrored = [each.num_mirrored for each in found if each.num_mirrored is not None]
+        return cls(
+            loss=sum(each.loss_sum for each in found) / int(confusion.sum()),
+            confusion=confusion,
+            num_top5=sum(each.num_top5 for each in found),
+            worst=worst_of((mistake for each in found for mistake in each.worst), MOST_MISTAKES),
+            num_mirrored=sum(mirrored) if mirrored else None,
+        )
 
     @property
     def num_images(self) -> int:

@@ -1,7 +1,4 @@
-"""The two loops: `train_epoch` and `evaluate`.
-
-Both return or yield plain numbers and log nothing. Between two yielded records no step waits for the device.
-"""
+"""Where a run stands: step, epoch, best accuracy and clocks, as a checkpoint records them."""
 
 from __future__ import annotations
 
@@ -13,15 +10,13 @@ from alexnet_dist.errors import UserError
 
 if TYPE_CHECKING:
     from alexnet_dist.training.metrics import Evaluation
-    from alexnet_dist.training.train_loop import Job
-
 
 Record = dict[str, Any]
 
 
 @dataclass
 class Progress:
-    """Where a run stands; together with the weights and the optimizer's state, all that resuming needs."""
+    """Where a run stands: with the weights and the optimizer's state, all that a resumed run needs."""
 
     step: int = 0
     """Optimizer steps taken."""
@@ -37,7 +32,7 @@ class Progress:
     top1: float | None = None
     """Of the last evaluation."""
     top1_flip_tta: float | None = None
-    """Likewise, where mirror images were looked at too."""
+    """Of the last evaluation with flip TTA, which the run's last one has."""
     best_top1: float | None = None
     best_epoch: int | None = None
     train_seconds: float = 0.0
@@ -51,7 +46,7 @@ class Progress:
 
     @classmethod
     def of(cls, recorded: object) -> Progress:
-        """Take up what a checkpoint recorded.
+        """Return what a checkpoint's state.json records under `progress`.
 
         Raises:
             UserError: it is no run's progress.
@@ -65,16 +60,22 @@ class Progress:
                 return cls(**recorded)
         raise UserError("the checkpoint's state.json does not say where its run stood: continue from an earlier one")
 
-    def end_epoch(self, job: Job, evaluation: Evaluation, *, seconds: float) -> Record:
-        """Take in an epoch's evaluation; an epoch that was cut short stays the current one.
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether `top1` is the accuracy of the weights as they are now."""
+        return self.top1 is not None and self.evaluated == self.step
+
+    def end_epoch(self, evaluation: Evaluation, *, seconds: float, batch_size: int, steps_per_epoch: int) -> Record:
+        """Take in the evaluation at an epoch's end and return its record; an epoch cut short stays the current one.
 
         Args:
-            job: whose epoch it was.
-            evaluation: after it.
+            evaluation: of the weights of now.
             seconds: that the evaluation took.
+            batch_size: global batch.
+            steps_per_epoch: optimizer steps of a whole epoch.
         """
-        epoch = self.epoch + 1
-        self.epoch_loss = self.loss_sum / (self.batch * job.order.batch_size)
+        epoch, num_images = self.epoch + 1, self.batch * batch_size
+        self.epoch_loss = self.loss_sum / num_images
         self.top1, self.top1_flip_tta, self.evaluated = evaluation.top1, evaluation.top1_flip_tta, self.step
         if self.best_top1 is None or evaluation.top1 > self.best_top1:
             self.best_top1, self.best_epoch = evaluation.top1, epoch
@@ -91,6 +92,6 @@ class Progress:
             "best/top1": self.best_top1,
             "perf/epoch_seconds": self.epoch_seconds + seconds,
         }
-        if self.batch == job.order.num_batches:
+        if self.batch == steps_per_epoch:
             self.epoch, self.batch, self.loss_sum, self.epoch_seconds = epoch, 0, 0.0, 0.0
         return record

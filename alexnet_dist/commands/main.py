@@ -1,0 +1,108 @@
+"""The command line of all commands: which one is meant, and how each ending becomes an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from alexnet_dist import __version__
+from alexnet_dist.config import parse
+from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alexnet_dist.config import Config
+
+WAIT_FOR_FIRST = 10.0
+"""Seconds that other ranks wait before they end; the launcher cuts them short once the first has ended."""
+HELP = """\
+usage: {prog} COMMAND [OPTIONS]
+
+commands:
+  train    train AlexNet on a data set
+  doctor   check the machine, the launcher and the data before a run
+  report   write report.html of a run, or of several compared
+
+{prog} COMMAND --help lists a command's options; {prog} --version prints the version.
+"""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "alexnet-dist") -> NoReturn:
+    """Run the command that the command line names, and exit.
+
+    Args:
+        argv: the command and its options (default: the process's).
+        prog: how the user called it, for messages.
+    """
+    command, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
+    if command == "train":
+        train(arguments, prog=prog if prog == "train.py" else f"{prog} train")
+    if command == "doctor":
+        from alexnet_dist.doctor import cli
+
+        cli.command(arguments)
+    if command == "report":
+        from alexnet_dist.report import page
+
+        sys.exit(page.main(arguments))
+    if command in ("-h", "--help"):
+        print(HELP.format(prog=prog), end="")
+        sys.exit(EXIT_DONE)
+    if command == "--version":
+        print(f"alexnet_dist {__version__}")
+        sys.exit(EXIT_DONE)
+    named = f"there is no command {command}" if command else "name a command"
+    fail(f"{named}: train, doctor or report ({prog} --help explains them)", code=EXIT_USER)
+
+
+def train(arguments: Sequence[str], *, prog: str) -> NoReturn:
+    """Train as the command line says, and exit. Nothing heavy is imported before the command line is understood."""
+    try:
+        config = parse(arguments, prog=prog)
+    except UserError as error:
+        fail(str(error), code=EXIT_USER)
+    run_train(config)
+
+
+def run_train(config: Config) -> NoReturn:
+    """Train as the configuration says, and exit."""
+    from alexnet_dist.commands import train as train_command
+    from alexnet_dist.distributed.signals import StoppedError
+    from alexnet_dist.distributed.watchdog import LostRankError
+    from alexnet_dist.training.metrics import NonFiniteError
+
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(levelname)s: %(message)s")
+    again = "the same command with the same --out-dir continues"
+    try:
+        train_command.train(config)
+    except UserError as error:
+        fail(str(error), code=EXIT_USER)
+    except NonFiniteError as error:
+        fail(str(error), code=EXIT_FAILED)
+    except LostRankError as error:
+        fail(f"{error}. {again.capitalize()}", code=EXIT_FAILED, common=False)
+    except StoppedError as stop:
+        fail(f"stopped by {stop}, its state is saved; {again}", code=stop.exit_code)
+    except KeyboardInterrupt:
+        fail(f"interrupted; {again}", code=EXIT_INTERRUPTED)
+    sys.exit(EXIT_DONE)
+
+
+def fail(message: str, *, code: int, common: bool = True) -> NoReturn:
+    """End with one line, printed once per host where every rank fails in the same way.
+
+    Args:
+        message: what is wrong, and the way out.
+        code: the exit code.
+        common: whether all ranks come here; else each prints its own line.
+    """
+    if not common or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    elif code == EXIT_USER:
+        time.sleep(WAIT_FOR_FIRST)  # a launcher that sees this one end ends the first, which may not have printed yet
+    sys.exit(code)

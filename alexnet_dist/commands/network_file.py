@@ -1,0 +1,149 @@
+"""The metadata of a network file, and its publication as an artifact of the trackers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from alexnet_dist.models import weights
+from alexnet_dist.tracking.tracker import Weights
+from alexnet_dist.training import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from alexnet_dist.config import Config
+    from alexnet_dist.data.image_data import ImageData
+    from alexnet_dist.data.inputs import InputSpec
+    from alexnet_dist.tracking.run_logger import RunLog
+    from alexnet_dist.tracking.tracker import Record
+    from alexnet_dist.training.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+MODEL_CARD = """\
+# AlexNet on {dataset}
+
+torchvision's AlexNet with {num_classes} classes, trained by alexnet_dist {version} for {epoch} epochs ({step} steps) on
+{num_train_images:,} images of {image_size}x{image_size}. Top-1 on {num_eval_images:,} {evaluated_on} images: {top1}.
+
+```python
+import json, safetensors.torch, torchvision
+
+network = torchvision.models.alexnet(num_classes={num_classes})
+network.load_state_dict(safetensors.torch.load_file("model.safetensors"))
+network.eval()
+class_names = json.load(open("class_names.json"))
+```
+
+Inputs: RGB enlarged to {image_size}x{image_size} by Pillow's bilinear filter, scaled to [0, 1], then less the mean
+{mean} and divided by {std}, per channel.
+"""
+
+
+def metadata(
+    config: Config, dataset: ImageData, spec: InputSpec, facts: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Return what a checkpoint's network file says of itself; between two evaluations it claims no result.
+
+    Args:
+        config: of the run.
+        dataset: that it trains on.
+        spec: of the network's inputs.
+        facts: of the run (`run_summary.facts`).
+        progress: where it stands.
+    """
+    return {
+        "schema": weights.SCHEMA,
+        "architecture": "torchvision.models.alexnet",
+        "class_names": list(dataset.class_names),
+        "input": spec.to_json(),
+        "data": {
+            "name": dataset.name,
+            "revision": config.data.revision,
+            "fingerprint": dataset.fingerprint,
+            "split": dataset.evaluated_on,
+            "num_train_images": len(dataset.train),
+            "num_eval_images": len(dataset.test),
+        },
+        "training": {"epoch": progress.epoch, "step": progress.step},
+        "result": result(progress, facts, num_images=len(dataset.test), ema=config.optim.ema is not None),
+        "versions": {**facts["versions"], "git_commit": facts["git_commit"]},
+    }
+
+
+def result(progress: Progress, facts: dict[str, Any], *, num_images: int, ema: bool) -> dict[str, Any] | None:
+    """Return the accuracy that a network file claims; None where its weights were not evaluated."""
+    if not progress.is_evaluated or progress.top1 is None:
+        return None
+    return {
+        "correct": round(progress.top1 * num_images),
+        "total": num_images,
+        "precision": facts["precision"],
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "ema": ema,
+    }
+
+
+# ---- publication -----------------------------------------------------------------------------------------------------
+
+
+def artifact(path: Path, data_name: str, *, aliases: Sequence[str]) -> Weights | None:
+    """Describe a checkpoint's network for those who load it elsewhere; None where the checkpoint has no metadata.
+
+    Args:
+        path: the checkpoint.
+        data_name: of the data set.
+        aliases: `best`, `latest`.
+    """
+    try:
+        described = weights.parse_metadata((path / checkpoint.CONFIG).read_text(encoding="utf-8"))
+    except OSError:
+        described = None
+    if described is None:
+        logger.warning("%s is not published: it has no %s, as in version 0.1", path, checkpoint.CONFIG)
+        return None
+    found, of_data, spec = described["result"], described["data"], described["input"]
+    top1 = None if found is None else found["correct"] / found["total"]
+    card = MODEL_CARD.format(
+        dataset=of_data["name"],
+        num_classes=len(described["class_names"]),
+        version=described["versions"]["alexnet_dist"],
+        num_train_images=of_data["num_train_images"],
+        num_eval_images=of_data["num_eval_images"],
+        evaluated_on=of_data["split"],
+        **described["training"],
+        top1="not measured" if top1 is None else f"{top1:.2%}",
+        image_size=spec["image_size"],
+        mean=tuple(spec["mean"]),
+        std=tuple(spec["std"]),
+    )
+    facts: Record = {**described["training"], "top1": top1}
+    texts = {"README.md": card, "class_names.json": json.dumps(described["class_names"])}
+    return Weights(data_name, checkpoint.evaluated_weights(path), texts, facts, tuple(aliases))
+
+
+def publish_best_and_last(log: RunLog) -> None:
+    """Send the network of the best checkpoint and of the last one to the trackers."""
+    found = checkpoint.checkpoints(log.folder / "checkpoints")
+    best, last = checkpoint.best_of(found), found[-1]
+    for path in dict.fromkeys([best or last, last]):
+        aliases = [alias for alias, one in (("best", best), ("latest", last)) if one == path]
+        publish(log, path, aliases=aliases)
+
+
+def publish_epoch(config: Config, log: RunLog, path: Path, state: dict[str, Any]) -> None:
+    """Send the network of a checkpoint that was written at an epoch's end, if all are to be sent."""
+    progress = state["progress"]
+    if config.wandb.artifacts == "all" and progress["batch"] == 0:
+        publish(log, path, aliases=["latest", *["best"] * (progress["best_epoch"] == progress["epoch"])])
+
+
+def publish(log: RunLog, path: Path, *, aliases: Sequence[str]) -> None:
+    """Send a checkpoint's network to the trackers."""
+    described = artifact(path, log.facts["dataset"], aliases=aliases)
+    if described is not None:
+        log.publish(described)

@@ -1,0 +1,298 @@
+"""The train command: a run from top to bottom. Check, build, resume, train epoch by epoch, sum up."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from alexnet_dist import data
+from alexnet_dist.commands import evidence, media, network_file, results, run_summary, train_setup
+from alexnet_dist.config import to_dict
+from alexnet_dist.distributed import accelerator as processes
+from alexnet_dist.distributed import hardware as hardware_module
+from alexnet_dist.distributed import launch_checks, topology
+from alexnet_dist.distributed.run_control import RunControl
+from alexnet_dist.distributed.signals import Request, StoppedError
+from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
+from alexnet_dist.models import alexnet, weights
+from alexnet_dist.report import page
+from alexnet_dist.tracking import code_version, run_dir
+from alexnet_dist.tracking.console import Console
+from alexnet_dist.training import checkpoint, eval_loop, train_loop
+from alexnet_dist.training.metrics import Evaluation, Metrics, NonFiniteError
+from alexnet_dist.training.profiler import Tracer
+from alexnet_dist.training.progress import Progress
+from alexnet_dist.visualization import kernel_images
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alexnet_dist.commands.train_setup import Loaders
+    from alexnet_dist.config import Config
+    from alexnet_dist.data.image_data import ImageData
+    from alexnet_dist.tracking.run_logger import RunLog
+    from alexnet_dist.training.plan import Plan
+    from alexnet_dist.training.train_loop import TrainContext
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """What one run is made of."""
+
+    config: Config
+    dataset: ImageData
+    kernels_before: kernel_images.Weights
+    context: TrainContext
+    plan: Plan
+    loaders: Loaders
+    control: RunControl
+    log: RunLog
+    saver: checkpoint.Saver
+    console: Console
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to."""
+
+    folder: Path
+    """The run folder."""
+    status: str
+    """`finished`, `max_steps`, or `nothing to train` where the folder had all steps already."""
+    top1: float | None
+    """Of the last evaluation."""
+    best_top1: float | None
+    best_epoch: int | None
+
+
+def train(config: Config) -> TrainResult:
+    """Train as the configuration says and return the result. Every rank must call it.
+
+    Raises:
+        UserError: something the user can put right; nothing is lost.
+        NonFiniteError: a step's loss or gradient was NaN or infinite.
+        StoppedError: the run was asked to end; its state is saved.
+        LostRankError: another rank died or hangs.
+    """
+    # ---- before a process group exists
+    launch_checks.check_launch(config)
+    run_dir.check(config)
+    dataset = data.load(config.data)
+    start = weights.starting_weights(config.model)
+    network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=config.seed, start=start)
+    before = kernel_images.snapshot(network)
+
+    # ---- processes and the run folder
+    accelerator, precision = processes.make_accelerator(config)
+    lock = run_dir.Lock()
+    try:
+        folder = processes.from_main(accelerator, lambda: run_dir.choose_folder(config, data_name=dataset.name))
+        config = dataclasses.replace(config, out_dir=folder)
+        processes.from_main(accelerator, lambda: lock.take(folder))
+        console = Console(enabled=accelerator.is_main_process)
+
+        # ---- the parts of the run
+        hardware = hardware_module.survey(accelerator, precision)
+        inputs = train_setup.make_inputs(config, dataset, start, precision.dtype)
+        context, loaders, plan = train_setup.prepare(
+            config, dataset, network, accelerator, hardware=hardware, inputs=inputs
+        )
+        control = RunControl(accelerator, folder, timeout=timedelta(seconds=config.runtime.timeout_seconds))
+        control.watch(context.model)
+        progress = resume(folder, dataset, context)
+        if plan.is_done(progress):
+            console.print(f"{folder} has its {progress.step} steps already: nothing to train")
+            return result_of(folder, progress, status="nothing to train")
+        facts = run_summary.facts(config, dataset, context, plan, hardware)
+        num_parameters, probe = facts["num_parameters"], config.runtime.probe_network
+        facts |= topology.survey(accelerator, num_parameters=num_parameters, probe=probe)
+        facts |= {"git_commit": code_version.code_version()}
+        log = train_setup.open_log(config, facts, context, progress, control)
+        saver = checkpoint.Saver(
+            folder / "checkpoints",
+            keep=config.checkpoint.keep,
+            failed=lambda: control.requests.ask(Request.ABORT),
+            written=lambda path, state: network_file.publish_epoch(config, log, path, state),
+        )
+        run = TrainRun(config, dataset, before, context, plan, loaders, control, log, saver, console)
+        console.print(alexnet.parameter_table(network))
+        card = run_summary.run_card(
+            config, facts, context=context, plan=plan, hardware=hardware, progress=progress, tracking=log.tracking
+        )
+        console.card("run", card)
+        return train_epochs(run, progress)
+    finally:
+        lock.release()
+        accelerator.end_training()
+
+
+def resume(folder: Path, dataset: ImageData, context: TrainContext) -> Progress:
+    """Restore the newest good checkpoint and return where it stands, or the beginning. Every rank must call it."""
+    found = processes.from_main(context.accelerator, lambda: checkpoint.newest(folder / "checkpoints"))
+    if found is None:
+        return Progress()
+    path, state = found
+    if state.get("fingerprint") != dataset.fingerprint:
+        raise UserError(f"{path} was trained on other images: name the same data set, or choose another --out-dir")
+    optimizer, ema = context.optimizer.optimizer, context.ema.model if context.ema else None
+    processes.on_all(lambda: checkpoint.load(path, model=context.network, optimizer=optimizer, ema=ema))
+    if context.accelerator.scaler is not None and state.get("scaler"):  # another precision has none
+        context.accelerator.scaler.load_state_dict(state["scaler"])
+    return Progress.of(state.get("progress"))
+
+
+def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
+    """Train and evaluate until all steps are taken, whatever happens record how it ended. Every rank must call it."""
+    config, log, console = run.config, run.log, run.console
+    if run.dataset.fallback_for:
+        console.warn(f"{run.dataset.fallback_for} CANNOT BE HAD: THIS RUN TRAINS ON {run.dataset.name} INSTEAD")
+    if progress.step == 0 and log.enabled:
+        batch = media.first_batch(run.loaders.order, run.context.inputs, run.dataset)
+        log.show({"global_step": 0, "epoch": 0}, lambda: batch)
+    started = time.perf_counter() - progress.wall_seconds
+    tracer = Tracer(log.folder / "profile" if config.profile and log.enabled else None)
+    status, exit_code = "failed", EXIT_FAILED
+    try:
+        with run.control.active():
+            while not run.plan.is_done(progress):
+                train_one_epoch(run, progress, tracer, started=started)
+        status, exit_code = "finished" if progress.epoch == config.epochs else "max_steps", EXIT_DONE
+    except NonFiniteError as error:
+        status = "non-finite"
+        log.alert("Not a number", str(error), level="ERROR")
+        order = run.loaders.order
+        evidence.keep(run.context, error, config=config, dataset=run.dataset, log=log, order=order, progress=progress)
+        raise
+    except StoppedError as stop:
+        status, exit_code = "stopped", stop.exit_code
+        log.mark_preempted(f"{stop} after step {progress.step}", requeue=stop.signal == signal.SIGTERM)
+        raise
+    finally:
+        console.end_epoch()
+        tracer.close()
+        run.saver.close()
+        summary = run_summary.summary(log.facts, progress, status=status)
+        finish(run, summary, exit_code=exit_code)
+    console.card("result", run_summary.result_card(summary, progress, config, log.tracking))
+    return result_of(log.folder, progress, status=status)
+
+
+def train_one_epoch(run: TrainRun, progress: Progress, tracer: Tracer, *, started: float) -> None:
+    """Take the current epoch's steps, or what is left of them, evaluate and save. Every rank must call it.
+
+    Raises:
+        StoppedError: the run was asked to end; its state is saved.
+    """
+    config, plan, console, requests = run.config, run.plan, run.console, run.control.requests
+
+    # ---- steps
+    console.start_epoch(progress.epoch + 1, config.epochs, steps=plan.steps_per_epoch, done=progress.batch)
+    run.loaders.order.set_position(epoch=progress.epoch, batch=progress.batch, end=plan.epoch_end(progress))
+
+    def wants_record() -> bool:
+        return bool(run.control.after_step()) or plan.saves_at(progress) or plan.records_at(progress)
+
+    for record in train_loop.train_epoch(run.context, run.loaders.train, progress, wants_record=wants_record):
+        tracer.step()
+        if record is not None:
+            run.log.log(record)
+        console.step(record, step=progress.step, last_step=plan.last_step)
+        progress.wall_seconds = time.perf_counter() - started
+        if requests.agreed or plan.saves_at(progress):
+            save(run, progress)
+            requests.raise_if_stop()
+    console.end_epoch()
+
+    # ---- evaluation
+    evaluation_started = time.perf_counter()
+    evaluation = evaluate(run, progress)
+    if evaluation is not None:
+        seconds = time.perf_counter() - evaluation_started
+        batch_size, steps = config.data.batch_size, plan.steps_per_epoch
+        record = progress.end_epoch(evaluation, seconds=seconds, batch_size=batch_size, steps_per_epoch=steps)
+        results.report_epoch(run, record, evaluation)
+        progress.wall_seconds = time.perf_counter() - started
+
+    # ---- checkpoint
+    is_last = progress.step == plan.last_step
+    if is_last or requests.agreed or progress.epoch % config.checkpoint.every_epochs == 0:
+        save(run, progress)
+    if evaluation is not None and plan.is_done(progress):
+        results.draw(run, evaluation)
+    else:
+        requests.raise_if_stop()
+
+
+def evaluate(run: TrainRun, progress: Progress) -> Evaluation | None:
+    """Return the evaluation of the weights, of their average where there is one; None where a stop came meanwhile."""
+    context, loaders = run.context, run.loaders
+    module = context.ema.model if context.ema else context.network
+    shares = run.control.interruptible(loaders.eval, num_batches=loaders.num_eval_batches)
+    flip_tta = progress.step == run.plan.last_step and run.dataset.flips
+    try:
+        found = eval_loop.evaluate(module, shares, context.inputs, context.accelerator, flip_tta=flip_tta)
+    except StoppedError:  # saved first, then raised again by `Requests.raise_if_stop`
+        return None
+    assert found.num_images == len(run.dataset.test), "an image was left out or counted twice"
+    return found
+
+
+def save(run: TrainRun, progress: Progress) -> None:
+    """Save a checkpoint from rank 0 in the background. Every rank must call it.
+
+    Raises:
+        UserError: on every rank: this one, where it is waited for, or the one before it could not be written.
+    """
+    context, requests = run.context, run.control.requests
+    scaler = context.accelerator.scaler
+    state: dict[str, Any] = {
+        "progress": dataclasses.asdict(progress),
+        "fingerprint": run.dataset.fingerprint,
+        "config": to_dict(run.config),
+        "facts": run.log.facts,
+        "scaler": scaler.state_dict() if scaler else None,
+    }
+
+    def write() -> None:
+        if requests.agreed is Request.ABORT:
+            run.saver.wait()  # raises the error of the checkpoint before this one
+        run.saver.save(
+            step=progress.step,
+            model=context.network,
+            optimizer=context.optimizer.optimizer,
+            ema=context.ema.model if context.ema else None,
+            state=state,
+            metadata=network_file.metadata(run.config, run.dataset, context.inputs.spec, run.log.facts, progress),
+        )
+        if requests.agreed or run.plan.is_done(progress):  # somebody waits for it
+            run.saver.wait()
+
+    processes.from_main(context.accelerator, write)
+
+
+def finish(run: TrainRun, summary: Metrics, *, exit_code: int) -> None:
+    """Record how the run ended, send what waits, and write the report, whatever happened before."""
+    log = run.log
+    if log.enabled and exit_code == EXIT_DONE:
+        log.alert("Finished", run_summary.summary_sentence(summary), level="INFO")
+        if run.config.wandb.artifacts == "final":
+            network_file.publish_best_and_last(log)
+    log.write_summary(summary)
+    log.close(exit_code)
+    if log.enabled:
+        try:
+            page.write(log.folder)
+        except Exception as error:  # noqa: BLE001 - a page is not worth a run
+            logger.warning("report.html cannot be written: %s", error)
+
+
+def result_of(folder: Path, progress: Progress, *, status: str) -> TrainResult:
+    """Return a run's result."""
+    return TrainResult(folder, status, progress.top1, progress.best_top1, progress.best_epoch)

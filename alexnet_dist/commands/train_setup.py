@@ -1,0 +1,155 @@
+"""What a run is made of: loaders, optimizer, inputs and schedule, built from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from alexnet_dist.commands import run_summary
+from alexnet_dist.data import augment, loader
+from alexnet_dist.data.inputs import Inputs, InputSpec
+from alexnet_dist.data.sampler import GlobalBatches
+from alexnet_dist.distributed import accelerator as processes
+from alexnet_dist.models import alexnet, fast_layers
+from alexnet_dist.tracking.run_logger import RunLog
+from alexnet_dist.training import optimizer
+from alexnet_dist.training.ema import Ema
+from alexnet_dist.training.lr_schedule import LearningRate
+from alexnet_dist.training.plan import Plan
+from alexnet_dist.training.train_loop import TrainContext
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from accelerate import Accelerator
+    from torch import nn
+
+    from alexnet_dist.config import Config
+    from alexnet_dist.data.image_data import ImageData
+    from alexnet_dist.data.loader import Batch
+    from alexnet_dist.distributed.hardware import Hardware
+    from alexnet_dist.distributed.run_control import RunControl
+    from alexnet_dist.models.weights import StartingWeights
+    from alexnet_dist.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """This rank's shares of both splits, on its device."""
+
+    order: GlobalBatches
+    """Of the training loader, whose position it decides."""
+    train: Collection[Batch]
+    eval: Collection[Batch]
+    num_eval_batches: int
+    """Global batches of the evaluation split; a rank may have one share less."""
+
+
+def prepare(
+    config: Config,
+    dataset: ImageData,
+    network: nn.Module,
+    accelerator: Accelerator,
+    *,
+    hardware: Hardware,
+    inputs: Inputs,
+) -> tuple[TrainContext, Loaders, Plan]:
+    """Put the network on its device and build what the loops need. Every rank must call it."""
+    # ---- network
+    network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in the stubs
+    ema = Ema(network, decay=config.optim.ema) if config.optim.ema else None
+    if config.runtime.compile:
+        network.compile()
+
+    # ---- order and schedule
+    batch_size, mixes = config.data.batch_size, config.data.mixup is not None or config.data.cutmix is not None
+    order = GlobalBatches(len(dataset.train), batch_size, seed=config.seed, drop_last=True, partners=mixes)
+    in_turn = GlobalBatches(len(dataset.test), batch_size, seed=None, drop_last=False)
+    total_steps = config.epochs * order.num_batches
+    plan = Plan(
+        steps_per_epoch=order.num_batches,
+        last_step=min(total_steps, config.max_steps or total_steps),
+        record_every=config.log.every_steps,
+        save_every=config.checkpoint.every_steps,
+    )
+
+    # ---- Accelerate
+    on_gpu = accelerator.device.type == "cuda"
+    prepared, wrapped, train_loader, eval_loader = accelerator.prepare(
+        network,
+        optimizer.build(network, config.optim),
+        loader.make_loader(dataset.train.images, dataset.train.labels, order, pin_memory=on_gpu),
+        loader.make_loader(dataset.test.images, dataset.test.labels, in_turn, pin_memory=on_gpu),
+    )
+    if accelerator.scaler is None:
+        wrapped.optimizer.found_inf = torch.zeros((), device=accelerator.device)
+    context = TrainContext(
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=wrapped,
+        ema=ema,
+        inputs=inputs,
+        learning_rate=LearningRate(config.optim, batch_size, order.num_batches, total_steps),
+        config=config.optim,
+        seed=config.seed,
+        flops_per_image=alexnet.training_flops(network, config.data.image_size),
+        peak_flops=hardware.peak_flops,
+    )
+    return context, Loaders(order, train_loader, eval_loader, in_turn.num_batches), plan
+
+
+def make_inputs(config: Config, dataset: ImageData, start: StartingWeights | None, dtype: torch.dtype) -> Inputs:
+    """Return the way from a stored image to what conv1 reads, by the starting weights' statistics if they have any.
+
+    Args:
+        config: image size, normalisation and augmentation.
+        dataset: whose statistics serve otherwise.
+        start: the starting weights.
+        dtype: of the network's arithmetic.
+    """
+    mean, std = (start.statistics if start else None) or (dataset.mean, dataset.std)
+    if not config.data.normalize:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return Inputs(
+        InputSpec(config.data.image_size, stored_size=dataset.train.images.shape[-1], mean=mean, std=std),
+        margin=fast_layers.margin(config.data.image_size),
+        dtype=dtype,
+        augment=augmentation(config, dataset) if config.data.augment else None,
+    )
+
+
+def augmentation(config: Config, dataset: ImageData) -> augment.Augment:
+    """Return what happens to training images before they are enlarged."""
+    red, green, blue = dataset.mean if config.data.normalize else (0.0, 0.0, 0.0)  # what becomes 0 in the input
+    return augment.Augment(
+        source_size=dataset.train.images.shape[-1],
+        num_images=len(dataset.train),
+        seed=config.seed,
+        flips=dataset.flips,
+        cutout=config.data.cutout,
+        mix="mixup" if config.data.mixup else "cutmix" if config.data.cutmix else None,
+        mix_alpha=config.data.mixup or config.data.cutmix or 1.0,
+        fill=(round(255 * red), round(255 * green), round(255 * blue)),
+    )
+
+
+def open_log(
+    config: Config, facts: run_summary.Facts, context: TrainContext, progress: Progress, control: RunControl
+) -> RunLog:
+    """Open the run folder's files and the trackers. Every rank must call it."""
+    accelerator = context.accelerator
+    log = RunLog(
+        config,
+        facts=facts,
+        tags=run_summary.tags(facts),
+        enabled=accelerator.is_main_process,
+        step=progress.step,
+        stop=control.requests.stop,
+    )
+    processes.from_main(accelerator, log.open)
+    shared_id = processes.from_main(accelerator, log.shared_id)
+    if shared_id and not log.enabled:
+        log.join(shared_id, rank=accelerator.process_index)
+    return log
