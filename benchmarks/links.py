@@ -22,7 +22,7 @@ from typing import Any
 import ddp_model
 import measuring
 
-sys.path.insert(0, str(measuring.ROOT / "tests"))
+sys.path.insert(0, str(measuring.ROOT / "tests/support"))
 
 BATCH = 32  # images a rank
 STEPS, WARM_UP = 6, 2

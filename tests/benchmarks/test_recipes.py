@@ -1,0 +1,128 @@
+"""What benchmarks/recipes.py and ablations.py run, and what they make of it; nothing is trained here."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import ablations
+
+import recipes
+from alexnet_dist import config
+from alexnet_dist.visualization import kernel_images
+
+
+@pytest.mark.parametrize("change", ablations.ROWS)
+def test_every_ablation_is_a_run_on_held_out_images_and_differs_from_its_first_row(change):
+    def parsed(change):
+        return config.parse(shlex.split(f"{ablations.BASE} {change} {ablations.KEEP_LITTLE}"))
+
+    assert parsed(change).data.val_fraction == 0.1, "the test split is for the final recipes"
+    assert (parsed(change) != parsed("")) == (change != "")
+    assert len({ablations.folder(row) for row in ablations.ROWS}) == len(ablations.ROWS)
+
+
+def finished(folder, epochs, **summary):
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({"status": "finished", "epochs": len(epochs)} | summary))
+    lines = [
+        {
+            "epoch": n,
+            "global_step": n,
+            "val/top1": top1,
+            "val/loss": 2.0,
+            "train/epoch_loss": 1.5,
+            "perf/epoch_seconds": 7.0,
+        }
+        for n, top1 in enumerate(epochs, 1)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in [{"train/loss": 1.0, "epoch": 1}, *lines])
+    (folder / "metrics.jsonl").write_text(text)
+
+
+def test_ablations_are_compared_with_the_first_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablations, "RUNS", tmp_path)
+    monkeypatch.setattr(ablations, "ROWS", ("", "--seed 1"))
+    finished(ablations.folder(""), [0.3, 0.5], final_top1=0.5)
+    finished(ablations.folder("--seed 1"), [0.3, 0.4875], final_top1=0.4875)
+    rows = ablations.table().splitlines()[-2:]
+    assert rows == ["| none | 50.00% | +0.00 | 1.500 | 2.000 |", "| `--seed 1` | 48.75% | -1.25 | 1.500 | 2.000 |"]
+
+
+@pytest.mark.parametrize(("status", "runs"), [("finished", 0), ("stopped", 1)])
+def test_an_ablation_that_was_stopped_goes_on(tmp_path, monkeypatch, status, runs):
+    monkeypatch.setattr(ablations, "RUNS", tmp_path)
+    finished(ablations.folder(""), [0.5], status=status)
+    commands = []
+    monkeypatch.setattr(ablations, "subprocess", SimpleNamespace(DEVNULL=0, run=lambda *it, **_: commands.append(it)))
+    cores = SimpleQueue()
+    cores.put(0)
+    ablations.run("", cores=cores, more=[])
+    assert len(commands) == runs
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Runs of every recipe and seed that are done; what would train is an error."""
+    monkeypatch.setattr(recipes, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(recipes, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys, "argv", ["recipes.py"])
+    for recipe, seeds in recipes.SEEDS.items():
+        for seed in seeds:
+            top1 = 0.5 + seed / 100
+            facts = {
+                "hosts": {"my-laptop": 1},
+                "final_top1": top1,
+                "final_top1_flip_tta": top1 + 0.01,
+                "final_train_loss": 1.25,
+                "device": "NVIDIA H200" if recipe == "reference" else "CPU",
+                "cpu_threads": 2,
+            }
+            finished(recipes.folder(recipe, seed), [0.4, top1], **facts)
+    figures = recipes.folder("reference", 0) / "figures"
+    figures.mkdir()
+    for name in recipes.PICTURES:
+        (figures / f"{name}.png").write_bytes(b"png")
+    return tmp_path / "results"
+
+
+def test_recipes_that_are_done_are_only_written_up(trained, monkeypatch):
+    monkeypatch.setattr(recipes, "subprocess", SimpleNamespace(run=lambda *_, **__: pytest.fail("trained again")))
+    recipes.main()
+    figures = "2 | 0, 1, 2 | **51.00 ± 1.00 %** | 52.00 ± 1.00 % | 1.250"
+    table = (trained / "recipes.md").read_text(encoding="utf-8")
+    assert f"| `quick.yaml` | {figures} | 2 CPU cores | 7 s |" in table
+    assert f"| `reference.yaml` | {figures} | NVIDIA H200 | 7 s |" in table
+    assert json.loads((trained / "lecture_2.json").read_text())["final_top1"] == 0.52
+    assert not any("my-laptop" in path.read_text() for path in trained.glob("*.json"))
+    assert (trained / "curves.png").stat().st_size > 10_000
+    assert (trained / "conv1_seen_now.png").read_bytes() == b"png"
+
+
+def test_one_seed_has_no_deviation():
+    assert recipes.spread([0.5]) == "50.00 %"
+
+
+def test_a_recipe_that_was_stopped_goes_on(trained, monkeypatch):
+    path = recipes.folder("quick", 1) / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "stopped"}))
+    commands = []
+    monkeypatch.setattr(recipes, "subprocess", SimpleNamespace(run=lambda command, **_: commands.append(command)))
+    recipes.main()
+    (command,) = commands
+    options = config.parse(command[2:])
+    assert options.seed == 1
+    assert options.out_dir == path.parent
+    assert options.epochs == 5
+    assert trained.is_dir()
+
+
+def test_pictures_that_are_copied_are_among_those_that_a_run_draws():
+    assert {name.rsplit("_", 1)[0] for name in recipes.PICTURES} <= set(kernel_images.PIXEL)
+    assert {name.rsplit("_", 1)[1] for name in recipes.PICTURES} <= set(kernel_images.WHICH)

@@ -1,0 +1,196 @@
+"""Dead and stuck ranks end the others within the timeout, and are named."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ranks import free_port, rank_environment
+from tiny import FLAGS, equal, run, weights
+
+from alexnet_dist.config import parse
+from alexnet_dist.distributed import launch_checks
+from alexnet_dist.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 6  # seconds: gloo's own timeout, and the heartbeat's
+GRACE = 20  # for messages, and for a busy machine
+
+
+def start(folder: Path, *, before: str = "") -> list[subprocess.Popen]:
+    """Start two ranks of a long tiny run, without a launcher; `before` is code that each rank runs first."""
+    flags = [*FLAGS, "--runtime.cpu", "--epochs", "500", "--out-dir", str(folder), "--checkpoint.every-epochs", "1000"]
+    code = (
+        "import os, sys, time; sys.path[:0] = ['tests/support', '.']\n"
+        f"sys.argv = ['train.py', *{flags!r}, '--runtime.timeout-seconds', '{TIMEOUT}']\n"
+        "import torchvision, tiny, train\n"
+        "from alexnet_dist.distributed import hardware as distributed\n"
+        "from alexnet_dist.training import train_loop as engine\n"
+        "from alexnet_dist.config import parse\n"
+        "torchvision.models.alexnet = tiny.tiny_alexnet\n"
+        "distributed.matmul_flops = lambda *_: 1e12\n"
+        f"rank = int(os.environ['RANK'])\n{before}\n"
+        "train.COMMAND_LINE = parse()\n"
+        "train.command()\n"
+    )
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | rank_environment(rank, 2, port),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+
+
+def wait_for_steps(folder: Path, *, count: int = 3, deadline: float = 90) -> None:
+    end = time.monotonic() + deadline
+    path = folder / "metrics.jsonl"
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert time.monotonic() < end, "the run did not begin"
+        time.sleep(0.1)
+
+
+def ending(process: subprocess.Popen, *, within: float) -> tuple[int, str, float]:
+    """Return a process's exit code, its errors and the seconds it took to end."""
+    began = time.monotonic()
+    try:
+        _, errors = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"still alive after {within} s:\n{process.communicate()[1]}")
+    return process.returncode, errors, time.monotonic() - began
+
+
+def kill_all(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_is_named_and_ends_the_other(tmp_path, victim):
+    """R3. Rank 0 also keeps the store here: there is no launcher that would outlive it.
+
+    Launchers on several machines count restarts differently: one that has come back begins at 0.
+    """
+    ranks = start(tmp_path, before="os.environ['TORCHELASTIC_RESTART_COUNT'] = str(2 - 2 * rank)")
+    try:
+        wait_for_steps(tmp_path)
+        ranks[victim].kill()
+        code, errors, _ = ending(ranks[1 - victim], within=TIMEOUT + GRACE)
+        assert code == 1, errors
+        expected = "rank 1 has not been heard of" if victim else "the store of the launcher does not answer"
+        assert expected in errors
+        assert "Traceback" not in errors
+        assert "The same command with the same --out-dir continues" in errors
+    finally:
+        kill_all(ranks)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_rank_is_named_and_ends_the_other(tmp_path, victim):
+    """R4, with SIGSTOP: its sockets stay open, so only time tells."""
+    ranks = start(tmp_path)
+    try:
+        wait_for_steps(tmp_path)
+        ranks[victim].send_signal(signal.SIGSTOP)
+        code, errors, _ = ending(ranks[1 - victim], within=TIMEOUT + GRACE)
+        assert code == 1, errors
+        expected = r"rank 1 has not been heard of for \d+ s" if victim else "the store of the launcher does not answer"
+        assert re.search(expected, errors), errors
+        assert "Traceback" not in errors
+    finally:
+        kill_all(ranks)
+
+
+def test_a_rank_that_hangs_in_its_own_code_is_named_by_itself_and_the_other(tmp_path):
+    """R4: its thread still tells the store that it lives, but not that it moves."""
+    hang = (
+        "step = engine._train_step\n"
+        "def hanging(job, *a, step, **k):\n"
+        "    if rank == 1 and step == 4: time.sleep(1000)\n"
+        "    return original(job, *a, step=step, **k)\n"
+        "original, engine._train_step = step, hanging\n"
+    )
+    ranks = start(tmp_path, before=hang)
+    try:
+        wait_for_steps(tmp_path)
+        for process in ranks:
+            code, errors, _ = ending(process, within=90)
+            assert code == 1, errors
+            assert re.search(r"rank 1 has not (moved|been heard of) for \d+ s", errors), errors
+    finally:
+        kill_all(ranks)
+
+
+def test_a_failing_exchange_ends_all_ranks_and_the_run_continues_to_the_bit(tmp_path):
+    """R5: the all-reduce of rank 1 raises at step 5, as torchft's EventInjector has it."""
+    flags = ["--checkpoint.every-steps", "1", "--epochs", "2"]
+    fail = (
+        "train_step = engine._train_step\n"
+        "def failing(job, *a, step, **k):\n"
+        "    if rank == 1 and step == 4:\n"
+        "        raise RuntimeError('[gloo/transport/tcp/pair.cc:1] injected: Connection reset by peer')\n"
+        "    return train_step(job, *a, step=step, **k)\n"
+        "engine._train_step = failing\n"
+        f"sys.argv += {flags!r}\n"
+    )
+    ranks = start(tmp_path / "failed", before=fail)
+    try:
+        for process in ranks:
+            code, errors, _ = ending(process, within=90)
+            assert code == 1
+            assert "error: " in errors
+            assert "Traceback" not in errors
+    finally:
+        kill_all(ranks)
+    ranks = start(tmp_path / "failed", before=f"sys.argv += {flags!r}")
+    undisturbed = start(tmp_path / "whole", before=f"sys.argv += {flags!r}")
+    try:
+        assert [ending(process, within=90)[0] for process in [*ranks, *undisturbed]] == [0] * 4
+    finally:
+        kill_all([*ranks, *undisturbed])
+    assert equal(weights(tmp_path / "failed"), weights(tmp_path / "whole"))
+    assert equal(weights(tmp_path / "failed", name="optimizer"), weights(tmp_path / "whole", name="optimizer"))
+
+
+def test_one_process_has_no_thread_and_no_store(tmp_path):
+    run(tmp_path, "--max-steps", "1")
+    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_restarts_without_a_folder_to_find_again_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(UserError, match="--max_restarts needs --out-dir"):
+        launch_checks.check_launch(parse([]))
+    launch_checks.check_launch(parse(["--out-dir", str(tmp_path)]))
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    launch_checks.check_launch(parse([]))
+
+
+def test_a_slow_step_is_no_lost_rank(tmp_path):
+    """Two ranks that take longer than the timeout together, but move, go on."""
+    slow = (
+        "train_step = engine._train_step\n"
+        "def slow(job, *a, step, **k):\n"
+        f"    time.sleep({TIMEOUT / 2})\n"
+        "    return train_step(job, *a, step=step, **k)\n"
+        "engine._train_step = slow\n"
+        "sys.argv += ['--max-steps', '4', '--data.limit', '16']\n"
+    )
+    ranks = start(tmp_path, before=slow)
+    try:
+        assert [ending(process, within=90)[0] for process in ranks] == [0, 0]
+    finally:
+        kill_all(ranks)

@@ -1,0 +1,380 @@
+"""Whole runs of train.py in one process: what they leave behind, how they resume, how they fail."""
+
+import copy
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+import yaml
+from PIL import Image
+from tiny import FLAGS, equal, losses, records, run, run_with_ids, summary, tiny_alexnet, weights, without_clocks
+
+import train
+from alexnet_dist.config import parse
+from alexnet_dist.data import sources
+from alexnet_dist.errors import UserError
+from alexnet_dist.models import alexnet as model
+from alexnet_dist.training import eval_loop, metrics, optimizer, train_loop
+
+ROOT = Path(__file__).parents[2]
+FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "first_batch"} | {
+    f"{c}_{w}" for c in ("conv1", "conv1_seen", "conv2", "conv2_overview") for w in ("before", "now", "diff")
+}
+SUMMARY = """best_top1 final_top1 final_train_loss epochs global_step num_parameters num_train_images num_eval_images
+    dataset world_size global_batch_size precision device images_per_second wall_seconds status""".split()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 2 epochs of 3 steps."""
+    return run(tmp_path_factory.mktemp("finished") / "run", "--log.kernels-every-epochs", "1")
+
+
+def test_run_folder_is_complete(finished):
+    assert {path.name for path in finished.iterdir()} == {
+        ".lock", "config.yaml", "metrics.jsonl", "summary.json", "evaluation.json", "figures", "checkpoints",
+    }  # fmt: skip
+    pictures = list((finished / "figures").glob("*.png"))
+    assert {path.stem for path in pictures} == FIGURES
+    assert all(min(Image.open(path).size) > 200 for path in pictures)
+    checkpoints = sorted(path.name for path in (finished / "checkpoints").iterdir())
+    assert checkpoints == ["step_00000003", "step_00000006"]
+    for name in checkpoints:
+        files = {path.name for path in (finished / "checkpoints" / name).iterdir()}
+        assert files == {"model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"}
+
+
+def test_summary_keeps_the_contract(finished):
+    found = summary(finished)
+    assert set(SUMMARY) <= found.keys()
+    expected = {"epochs": 2, "global_step": 6, "num_train_images": 52, "num_eval_images": 52, "status": "finished"}
+    expected |= {"dataset": "synthetic", "world_size": 1, "global_batch_size": 16, "precision": "fp32", "device": "CPU"}
+    assert {key: found[key] for key in expected} == expected
+    assert found["images_per_second"] > 0
+
+
+def test_metrics_keep_the_contract(finished):
+    lines = records(finished)
+    assert all({"global_step", "epoch"} <= line.keys() for line in lines)
+    steps = [line for line in lines if "train/loss" in line]
+    assert [line["global_step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert [line["epoch"] for line in steps] == [1, 1, 1, 2, 2, 2]
+    for key in (
+        "train/lr",
+        "train/grad_norm",
+        "perf/images_per_second",
+        "optim/weight_norm",
+        "perf/step_ms",
+        "perf/step_ms_p50",
+        "perf/step_ms_p95",
+        "perf/memory_gib",
+        "perf/data_wait_pct",
+        "perf/mfu",
+    ):
+        assert all(math.isfinite(line[key]) for line in steps), key
+    ends = [line for line in lines if "val/top1" in line]
+    assert [(line["global_step"], line["epoch"]) for line in ends] == [(3, 1), (6, 2)]
+    assert all(0 <= line["val/top1"] <= 1 and line["val/num_images"] == 52 for line in ends)
+    assert all(line["kernels/conv1_rel_change"] > 0 and line["kernels/conv2_rel_change"] > 0 for line in ends)
+    epoch_mean = np.mean([line["train/loss"] for line in steps[3:]])
+    assert ends[1]["train/epoch_loss"] == pytest.approx(epoch_mean, rel=1e-12)
+
+
+def test_recorded_configuration_repeats_the_run(finished, tmp_path):
+    config = parse(["--config", str(finished / "config.yaml")])
+    assert config.out_dir == finished
+    again = run(tmp_path / "again", "--config", str(finished / "config.yaml"), "--out-dir", str(tmp_path / "again"))
+    assert equal(weights(again), weights(finished))
+    assert losses(again) == losses(finished)
+
+
+def test_another_seed_is_another_run(finished, tmp_path):
+    assert losses(run(tmp_path / "run", "--seed", "1", "--epochs", "1")) != losses(finished)[:3]
+
+
+def test_network_learns_synthetic_patterns(tmp_path):
+    flags = [
+        "--data.limit",
+        "512",
+        "--epochs",
+        "3",
+        "--optim.lr",
+        "2e-3",
+        "--data.batch-size",
+        "32",
+        "--data.no-augment",
+    ]
+    folder = run(tmp_path / "run", *flags, "--model.dropout", "0", "--log.every-steps", "100")
+    assert summary(folder)["final_top1"] > 0.5
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_stopped_and_resumed_run_equals_an_undisturbed_one(finished, tmp_path, stop):
+    """Stopped in the middle of an epoch, at its end, and after it: the same weights, optimizer state and numbers."""
+    folder = run(tmp_path / "run", "--max-steps", str(stop))
+    assert summary(folder)["status"] == "max_steps"
+    run(folder, "--resume", "must")
+    for name in ("model", "optimizer"):
+        assert equal(weights(folder, name=name), weights(finished, name=name))
+    whole = [without_clocks(line) for line in records(finished)]
+    ours = [without_clocks(line) for line in records(folder)]
+    assert [line for line in ours if "train/loss" in line] == [line for line in whole if "train/loss" in line]
+    assert ours[-1] == whole[-1]
+    assert summary(folder)["status"] == "finished"
+
+
+def test_a_resumed_run_sees_each_image_as_the_undisturbed_one_does(tmp_path):
+    whole = run_with_ids(tmp_path / "whole", [])
+    parts = run_with_ids(tmp_path / "parts", ["--max-steps", "2"]) + run_with_ids(tmp_path / "parts", [])
+    assert parts == whole
+    for epoch in (whole[:3], whole[3:]):
+        ids = [i for batch in epoch for i in batch]
+        assert len(ids) == len(set(ids)) == 48
+
+
+def test_resume_from_a_checkpoint_in_mid_epoch_with_ema(tmp_path):
+    """`every-steps` saves where no epoch ends; the run is then cut as if it had been killed after that save."""
+    flags = ["--checkpoint.every-steps", "2", "--optim.ema", "0.9", "--checkpoint.keep", "9", "--optim.name", "sgd"]
+    whole = run(tmp_path / "whole", *flags)
+    cut = run(tmp_path / "cut", *flags)
+    for path in sorted((cut / "checkpoints").iterdir())[1:]:
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    assert [path.name for path in (cut / "checkpoints").iterdir()] == ["step_00000002"]
+    run(cut, *flags)
+    for name in ("model", "optimizer", "ema"):
+        assert equal(weights(cut, name=name), weights(whole, name=name))
+    assert not equal(weights(whole, name="ema"), weights(whole))
+    assert [without_clocks(line) for line in records(cut)] == [without_clocks(line) for line in records(whole)]
+
+
+def test_finished_run_trains_nothing_more(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    run(finished)
+    assert "nothing to train" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_existing_run_is_never_overwritten(finished):
+    with pytest.raises(UserError, match="--resume auto"):
+        run(finished, "--resume", "never")
+    with pytest.raises(UserError, match=r"optim.lr: 0.0005 -> 0.01"):
+        run(finished, "--optim.lr", "0.01")
+
+
+def test_more_epochs_continue_a_finished_run(tmp_path):
+    folder = run(tmp_path / "run", "--epochs", "1", "--optim.schedule", "constant")
+    run(folder, "--epochs", "2", "--optim.schedule", "constant")
+    assert equal(weights(folder), weights(run(tmp_path / "whole", "--optim.schedule", "constant")))
+
+
+def test_other_images_are_not_resumed_on(tmp_path, image_folder):
+    images = image_folder(size=8, per_class=10)
+    flags = ["--data.dataset", str(images), "--data.batch-size", "4", "--max-steps", "1", "--data.limit", "20"]
+    folder = run(tmp_path / "run", *flags)
+    Image.new("RGB", (8, 8)).save(images / "train" / "cat" / "0.png")
+    with pytest.raises(UserError, match="other images"):
+        run(folder, *flags[:-4], "--max-steps", "2", "--data.limit", "20")
+
+
+def test_damaged_newest_checkpoint_falls_back_loudly(finished, tmp_path, caplog):
+    folder = run(tmp_path / "run", "--max-steps", "4", "--checkpoint.every-steps", "2")
+    newest = max((folder / "checkpoints").iterdir())
+    with (newest / "model.safetensors").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\xff")
+    run(folder, "--checkpoint.every-steps", "2")
+    assert "IS DAMAGED" in caplog.text
+    assert equal(weights(folder), weights(finished))
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(finished, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text((finished / "config.yaml").read_text())
+    (folder / "metrics.jsonl").write_text('{"global_step": 1, "epoch": 1, "train/loss": 9}\n{"global_st')
+    run(folder)
+    assert losses(folder) == losses(finished)
+
+
+@pytest.mark.parametrize("place", ["loss", "gradient"])
+def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
+    """From step 2 on nothing moves; the message names the step and, for a loss, the image."""
+    good = run(tmp_path / "good", "--max-steps", "1", "--model.dropout", "0")
+    step_function, calls, poisoned = train_loop._train_step, [], []
+
+    def poison(job, batch, draws, *, step: int, lr: float):
+        calls.append(step)
+        if step == 1:
+            poisoned.append(int(batch["ids"][3]))
+            prepared = job.preprocess(batch["images"], None if draws is None else draws[batch["ids"]])
+            prepared[3] = float("nan") if place == "loss" else 1e30
+            replacement = dataclasses.replace(job, preprocess=lambda *_: prepared)
+            return step_function(replacement, batch, None, step=step, lr=lr)
+        return step_function(job, batch, draws, step=step, lr=lr)
+
+    monkeypatch.setattr(train_loop, "_train_step", poison)
+    kept = {}
+    monkeypatch.setattr(eval_loop, "evaluate", lambda *_, **__: pytest.fail("went on"))
+    report = train_loop._report
+
+    def look(job, *arguments):
+        kept.update({name: value.clone() for name, value in job.model.state_dict().items()})
+        return report(job, *arguments)
+
+    monkeypatch.setattr(train_loop, "_report", look)
+    with pytest.raises(metrics.NonFiniteError) as caught:
+        run(tmp_path / "bad", "--log.every-steps", "3", "--model.dropout", "0")
+    assert calls == [0, 1, 2]  # the device was not waited for in between, and
+    assert equal(kept, weights(good))  # still step 2 and step 3 changed nothing
+    assert "step 2" in str(caught.value)
+    assert str(poisoned[0]) in str(caught.value)
+    assert summary(tmp_path / "bad")["status"] == "non-finite"
+    evidence = tmp_path / "bad" / "non_finite" / "step_00000002"
+    assert equal(safetensors.torch.load_file(evidence / "model.safetensors"), weights(good))
+    batch = safetensors.torch.load_file(evidence / "batch.safetensors")
+    split = sources.load(parse(FLAGS).data).train
+    assert torch.equal(batch["images"], torch.from_numpy(split.images[batch["ids"].numpy()]))
+    assert torch.equal(batch["labels"], torch.from_numpy(split.labels[batch["ids"].numpy()]))
+    assert batch["draws"].shape == (16, 10)
+    bad = batch["ids"][~batch["losses"].isfinite()].tolist()
+    assert bad == (poisoned if place == "loss" else [])
+    report = json.loads((evidence / "report.json").read_text())
+    assert (report["step"], report["epoch"], report["config"]["seed"]) == (2, 1, 0)
+    assert not list((tmp_path / "bad" / "checkpoints").glob("*")), "evidence is nothing to continue from"
+
+
+def test_collapse_is_reported(tmp_path, capsys):
+    run(tmp_path / "run", "--epochs", "1", "--optim.lr", "1e-30")
+    assert "THE NETWORK HAS LEARNED NOTHING" in capsys.readouterr().err
+
+
+def test_an_optimizer_of_other_parameters_is_diagnosed(tmp_path, capsys, monkeypatch):
+    """The lecture's regime: the head was swapped behind the optimizer's back, so its steps went nowhere."""
+    build = optimizer.build
+    monkeypatch.setattr(optimizer, "build", lambda network, config: build(copy.deepcopy(network), config))
+    folder = run(tmp_path / "run", "--optim.lr", "3e-3")
+    printed = " ".join(capsys.readouterr().err.split())
+    assert equal(weights(folder), run_start(tmp_path)), "nothing moved"
+    assert printed.count("THE NETWORK HAS LEARNED NOTHING") == 2, "after each epoch"
+    assert "the optimizer does not hold this network's parameters" in printed
+
+
+def run_start(tmp_path):
+    """The weights that a run of FLAGS begins with."""
+    return weights(run(tmp_path / "start", "--optim.lr", "1e-30", "--max-steps", "1"))
+
+
+def test_a_network_without_the_flatten_stops_at_once(tmp_path, monkeypatch):
+    """The lecture's other slip, as printed: children in a row, without what AlexNet.forward does between them."""
+    build = model.build
+
+    def without_flatten(*arguments, **keywords):
+        network = build(*arguments, **keywords)
+        network.forward = lambda images: network.classifier(network.avgpool(network.features(images)))
+        return network
+
+    monkeypatch.setattr(model, "build", without_flatten)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(tmp_path / "run")
+
+
+def test_a_network_that_learns_is_not_called_collapsed(tmp_path, capsys):
+    flags = ["--data.limit", "600", "--epochs", "6", "--optim.lr", "3e-3", "--data.no-augment", "--model.dropout", "0"]
+    folder = run(tmp_path / "run", *flags)
+    reached = [record["val/top1"] for record in records(folder) if "val/top1" in record]
+    assert reached[-1] > 0.9
+    silent = sum(top1 > 0.2 for top1 in reached)  # with 600 images, up to 14 % is chance
+    assert silent >= 3
+    assert capsys.readouterr().err.count("LEARNED NOTHING") <= len(reached) - silent
+
+
+def test_fallback_is_announced_everywhere(tmp_path, capsys):
+    flags = ["--data.dataset", "cifar10", "--data.fallback", "digits", "--max-steps", "1"]
+    folder = run(tmp_path / "run", *flags)
+    printed = capsys.readouterr()
+    assert "CANNOT BE HAD: THIS RUN TRAINS ON digits" in printed.err
+    assert "FALLBACK for cifar10" in printed.out
+    assert (summary(folder)["dataset"], summary(folder)["fallback_for"]) == ("digits", "cifar10")
+
+
+def test_accumulation_leaves_the_step_unchanged(tmp_path):
+    whole = run(tmp_path / "whole", "--model.dropout", "0", "--epochs", "1")
+    parts = run(tmp_path / "parts", "--model.dropout", "0", "--epochs", "1", "--optim.accumulate", "4")
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    assert len(losses(parts)) == 3
+    norms = [[record["train/grad_norm"] for record in records(folder)[:3]] for folder in (whole, parts)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)  # Adam's losses would not show a gradient of another scale
+
+
+def test_options_change_what_they_say(finished, tmp_path):
+    smooth = run(tmp_path / "smooth", "--optim.label-smoothing", "0.5", "--max-steps", "1")
+    clipped = run(tmp_path / "clipped", "--optim.clip-norm", "1e-9", "--max-steps", "3")
+    assert losses(smooth)[0] != losses(finished)[0]
+    assert losses(clipped)[0] == losses(finished)[0]
+    initial = run(tmp_path / "initial", "--optim.lr", "1e-30", "--max-steps", "1")
+    moved = [key for key, value in weights(clipped).items() if not torch.equal(value, weights(initial)[key])]
+    assert moved  # Adam's steps do not depend on the gradient's scale, so clipping alone does not stop them
+    assert records(clipped)[0]["train/grad_norm"] == records(finished)[0]["train/grad_norm"]
+
+
+def test_weights_of_a_run_start_another(finished, tmp_path):
+    file = finished / "checkpoints" / "step_00000006" / "model.safetensors"
+    folder = run(tmp_path / "run", "--model.weights", str(file), "--optim.lr", "1e-30", "--max-steps", "1")
+    torch.testing.assert_close(weights(folder), weights(finished), atol=1e-20, rtol=0)
+
+
+def test_bf16_is_close_to_fp32(tmp_path):
+    folder = run(tmp_path / "run", "--runtime.precision", "bf16", "--model.dropout", "0", "--max-steps", "2")
+    exact = run(tmp_path / "exact", "--model.dropout", "0", "--max-steps", "2")
+    assert losses(folder) == pytest.approx(losses(exact), rel=2e-2)
+    assert losses(folder) != losses(exact)
+    assert all(value.dtype == torch.float32 for value in weights(folder).values())
+
+
+def test_real_network_by_the_command_line(tmp_path):
+    """The real AlexNet, started as a user starts it; its weights load into torchvision's."""
+    flags = ["--data.dataset", "digits", "--data.limit", "64", "--data.batch-size", "32", "--data.image-size", "64"]
+    command = [sys.executable, "train.py", *flags, "--max-steps", "1", "--out-dir", str(tmp_path / "run")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert "57,044,810" in ended.stdout
+    assert "features.0.weight" in ended.stdout
+    assert summary(tmp_path / "run")["num_parameters"] == 57_044_810
+    state = safetensors.torch.load_file(tmp_path / "run/checkpoints/step_00000001/model.safetensors")
+    torchvision.models.alexnet(num_classes=10).load_state_dict(state)
+
+
+def test_user_mistakes_end_with_code_2_and_no_traceback():
+    for flags, words in (
+        (["--data.dataset", "./nowhere"], "./nowhere"),
+        (["--data.dataset", "digits", "--data.batch-size", "9999"], "--data.batch-size"),
+        (["--data.dataset", "digits", "--model.weights", "none.safetensors"], "none.safetensors"),
+        (["--data.dataset", "digits", "--out-dir", "/dev/null/x"], "/dev/null/x"),
+    ):
+        command = [sys.executable, "train.py", *flags, "--data.image-size", "64", "--log.trackers"]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+        assert ended.returncode == 2, ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert ended.stderr.startswith("error: ")
+        assert words in ended.stderr
+
+
+def test_default_run_folder_is_new_and_under_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = "--data.dataset synthetic --data.limit 32 --data.batch-size 16 --data.image-size 64 --max-steps 1".split()
+    monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
+    train.main(parse([*flags, "--log.trackers"]))
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("synthetic-")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["out_dir"] == f"runs/{folder.name}"
+    assert json.loads((folder / "summary.json").read_text())["status"] == "max_steps"

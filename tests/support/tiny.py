@@ -1,0 +1,107 @@
+"""AlexNet's shape with narrow layers, and short runs of train.py with it: 0.6 million parameters instead of 57."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from accelerate.state import AcceleratorState
+from torch import nn
+
+import train
+from alexnet_dist.config import parse
+from alexnet_dist.distributed import hardware
+from alexnet_dist.report import page
+from alexnet_dist.training import train_loop
+
+FLAGS = """--data.dataset synthetic --data.limit 52 --data.batch-size 16 --data.image-size 64 --runtime.precision fp32
+    --log.every-steps 1 --log.trackers --log.kernels-every-epochs 1000 --epochs 2 --data.cutout 0 --model.init torch
+    --model.dropout 0.5 --optim.name adam --optim.lr 5e-4 --optim.schedule one-cycle --optim.weight-decay 0
+    --optim.label-smoothing 0""".split()
+
+
+def tiny_alexnet(*, num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
+    """Stand in for torchvision.models.alexnet: the same keys and kernels in conv1 and conv2, everything else narrow."""
+    model = torchvision.models.AlexNet(num_classes=2, dropout=dropout)
+    for index, (inputs, outputs) in ((6, (192, 16)), (8, (16, 16)), (10, (16, 16))):
+        model.features[index] = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+    for index, (inputs, outputs) in ((1, (16 * 36, 32)), (4, (32, 32)), (6, (32, num_classes))):
+        model.classifier[index] = nn.Linear(inputs, outputs)
+    return model
+
+
+def run(folder: Path, *flags: str, real: bool = False, reported: bool = False) -> Path:
+    """Train in this process and return the run folder."""
+    config = parse([*FLAGS, "--out-dir", str(folder), *flags])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware, "matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
+        if not reported:
+            patch.setattr(page, "write", lambda _: None)  # and so does its page
+        if not real:
+            patch.setattr(torchvision.models, "alexnet", tiny_alexnet)
+        train.main(config)
+    if "RANK" not in os.environ:  # several runs in a test: each finds Accelerate as if just started
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return folder
+
+
+def beside_launch_scripts(folder: Path) -> Path:
+    """Make a folder like the repository's, whose train.py has the tiny network, and return its launch/."""
+    support = Path(__file__).parent
+    for name in ("launch", "accelerate_config.yaml"):
+        (folder / name).symlink_to(support.parents[1] / name)
+    start = f"sys.path.insert(0, '{support}')\nrunpy.run_path('{support}/tiny_train.py', run_name='__main__')"
+    (folder / "train.py").write_text(f"import runpy, sys\n{start}\n")
+    return folder / "launch"
+
+
+def run_with_ids(folder: Path, flags: list[str]) -> list[list[int]]:
+    """Train in this process and return this rank's image ids of each step."""
+    seen: list[list[int]] = []
+    step = train_loop._train_step
+
+    def spy(job: train_loop.Job, batch: Any, *arguments: Any, **keywords: Any) -> Any:
+        seen.append(batch["ids"].tolist())
+        return step(job, batch, *arguments, **keywords)
+
+    train_loop._train_step = spy
+    try:
+        run(folder, *flags)
+    finally:
+        train_loop._train_step = step
+    return seen
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    """Return the training losses of metrics.jsonl."""
+    return [record["train/loss"] for record in records(folder) if "train/loss" in record]
+
+
+def weights(folder: Path, *, name: str = "model") -> dict[str, torch.Tensor]:
+    """Return the tensors of the run's newest checkpoint."""
+    newest = max((folder / "checkpoints").glob("step_*"))
+    return safetensors.torch.load_file(newest / f"{name}.safetensors")
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    """Tell whether two sets of tensors are the same to the bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def without_clocks(record: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what depends on the machine's mood."""
+    return {key: value for key, value in record.items() if not key.startswith("perf/")}
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Return summary.json."""
+    return dict(json.loads((folder / "summary.json").read_text()))

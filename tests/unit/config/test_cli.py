@@ -1,0 +1,227 @@
+"""The command line, YAML files and the configuration they make."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from alexnet_dist.config import Config, changed_fields, flat, parse, to_dict, to_yaml
+from alexnet_dist.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+
+# A new option is a decision: add it here, and say in its docstring what it is for.
+OPTIONS = """\
+epochs seed out_dir resume max_steps profile
+data.dataset data.revision data.fallback data.batch_size data.image_size data.limit data.val_fraction data.augment
+data.cutout data.mixup data.cutmix data.normalize data.cache_dir
+model.pretrained model.weights model.init model.dropout
+optim.name optim.lr optim.scale_lr optim.schedule optim.warmup_epochs optim.weight_decay optim.clip_norm
+optim.label_smoothing optim.ema optim.accumulate
+runtime.precision runtime.cpu runtime.compile runtime.comm_hook runtime.probe_network
+runtime.timeout_seconds
+log.every_steps log.kernels_every_epochs log.conv2_kernel log.trackers
+wandb.mode wandb.project wandb.entity wandb.name wandb.group wandb.job_type wandb.tags wandb.artifacts wandb.shared
+checkpoint.every_steps checkpoint.every_epochs checkpoint.keep
+""".split()
+
+
+def test_options_are_the_known_ones():
+    assert sorted(flat(to_dict(Config()))) == sorted(OPTIONS)
+
+
+def test_help_explains_every_option_without_torch():
+    code = "import sys; from alexnet_dist.config import parse\n"
+    code += "try: parse(['--help'])\nfinally: print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert out.rstrip().endswith("False")
+    for option in OPTIONS:
+        assert f"--{option.replace('_', '-')}" in out, option
+
+
+def test_flags_win_over_file_and_file_over_default(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "epochs: 3\nseed: 5\noptim: {lr: 1e-3, clip_norm: null}\nruntime: {cpu: true}\nlog: {trackers: []}\n"
+    )
+    config = parse(["--config", str(file), "--epochs", "4"])
+    assert (config.epochs, config.seed, config.optim.lr, config.optim.clip_norm) == (4, 5, 1e-3, None)
+    assert config.runtime.cpu is True
+    assert config.log.trackers == ()
+    assert config.data == Config().data
+
+
+def test_later_files_win(tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: 3\nseed: 1\n")
+    (tmp_path / "b.yaml").write_text("epochs: 4\n")
+    config = parse(["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")])
+    assert (config.epochs, config.seed) == (4, 1)
+
+
+def test_recorded_configuration_loads_back_equal(tmp_path):
+    flags = ["--wandb.tags", "a", "b c", "--out-dir", "a folder/ü", "--data.no-augment"]
+    config = parse([*flags, "--optim.ema", "0.999", "--data.limit", "7", "--optim.lr", "1e-3", "--runtime.cpu"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert parse(["--config", str(tmp_path / "config.yaml")]) == config
+    assert config.wandb.tags == ("a", "b c")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--optim.lrr", "3"], ["--optim.lrr", "did you mean --optim.lr?"]),
+        (["--lr", "3"], ["--lr", "did you mean --optim.lr?"]),
+        (["--data.batchsize", "3"], ["--data.batchsize", "did you mean --data.batch-size?"]),
+        (["--epochs", "two"], ["--epochs", "'two'"]),
+        (["--epochs"], ["--epochs"]),
+        (["--epochs", "1.5"], ["--epochs", "1.5"]),
+        (["--optim.name", "adm"], ["--optim.name", "adamw"]),
+        (["--resume", "yes"], ["--resume", "must"]),
+        (["stray"], ["stray"]),
+        (["--config"], ["--config"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "no such file"]),
+        (["--epochs", "0"], ["--epochs", "at least 1"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--optim.lr", "nan"], ["--optim.lr"]),
+        (["--optim.lr", "inf"], ["--optim.lr"]),
+        (["--optim.ema", "1"], ["--optim.ema"]),
+        (["--model.dropout", "1"], ["--model.dropout"]),
+        (["--data.image-size", "62"], ["--data.image-size", "63"]),
+        (["--data.batch-size", "6", "--optim.accumulate", "4"], ["--optim.accumulate 4", "--data.batch-size 6"]),
+        (["--model.pretrained", "--model.weights", "w"], ["--model.pretrained", "--model.weights"]),
+        (["--log.trackers", "wandb", "wandb"], ["--log.trackers"]),
+        (["--log.conv2-kernel", "192"], ["--log.conv2-kernel"]),
+        (["--data.val-fraction", "1"], ["--data.val-fraction", "below 1"]),
+        (["--data.cutout", "1.5"], ["--data.cutout", "from 0 to 1"]),
+        (["--data.mixup", "0"], ["--data.mixup", "positive"]),
+        (["--data.mixup", "1", "--data.cutmix", "1"], ["--data.mixup", "--data.cutmix", "choose one"]),
+        (["--data.no-augment", "--data.mixup", "1"], ["--data.no-augment", "--data.mixup"]),
+    ],
+)
+def test_mistakes_are_one_line_that_helps(flags, words):
+    with pytest.raises(UserError) as caught:
+        parse(flags)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert "Error parsing Config" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim: {lrr: 1}", ["--optim.lrr", "did you mean --optim.lr?"]),
+        ("epochs: two", ["--epochs", "two"]),
+        ("- 1", ["mapping", "list"]),
+        ("epochs: [1", ["not valid YAML"]),
+        ("!!python/object/apply:os.system [true]", ["not valid YAML"]),
+        ("optim: 3", ["optim"]),
+        ("data: {batch_size: {a: 1}}", ["batch-size", "one level deep"]),
+        ("1: 2", ["--1"]),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file(tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        parse(["--config", str(tmp_path / "bad.yaml")])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in ["bad.yaml", *words]), message
+
+
+def test_binary_file_and_folder_are_refused(tmp_path):
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "bytes.yaml"):
+        with pytest.raises(UserError, match="cannot be read"):
+            parse(["--config", str(path)])
+
+
+_leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.lists(st.text(max_size=3), max_size=2)
+)
+_sections = st.sampled_from([*(o.split(".")[0] for o in OPTIONS), "other"])
+_keys = st.sampled_from([o.split(".")[-1] for o in OPTIONS]) | st.text(max_size=5)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(_sections, _leaves | st.dictionaries(_keys, _leaves, max_size=3), max_size=4))
+def test_any_mapping_is_a_configuration_or_a_user_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("fuzz") / "any.yaml"
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    try:
+        assert isinstance(parse(["--config", str(path)]), Config)
+    except UserError as error:
+        message = str(error)
+        assert message
+        assert "\n" not in message
+
+
+def test_command_line_ends_with_code_2_and_one_line():
+    ended = subprocess.run(
+        [sys.executable, "train.py", "--epoch", "3"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: ")
+    assert "did you mean --epochs?" in ended.stderr
+
+
+def test_changed_fields_names_what_a_resume_must_not_change():
+    config = Config()
+    recorded = to_dict(dataclasses.replace(config, epochs=3, seed=9))
+    recorded["log"]["every_steps"] = 1
+    recorded["optim"]["lr"] = 0.1
+    assert changed_fields(recorded, config) == ["optim.lr: 0.1 -> 0.0005", "seed: 9 -> 0"]
+    assert changed_fields(to_dict(config), config) == []
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_load(recipe):
+    assert isinstance(parse(["--config", str(recipe)]), Config)
+
+
+def test_lecture_recipe_is_the_lecture():
+    config = parse(["--config", str(ROOT / "recipes/lecture.yaml")])
+    assert (config.epochs, config.data.dataset, config.data.batch_size, config.data.image_size) == (
+        2,
+        "cifar10",
+        512,
+        224,
+    )
+    assert (config.data.augment, config.data.normalize) == (False, False)
+    assert (config.optim.name, config.optim.lr, config.optim.schedule) == ("adam", 1e-4, "constant")
+    assert (config.optim.weight_decay, config.optim.label_smoothing, config.optim.scale_lr) == (0, 0, "none")
+    assert (config.model.init, config.model.dropout, config.data.mixup, config.data.cutmix) == (
+        "torch",
+        0.5,
+        None,
+        None,
+    )
+
+
+def test_the_reference_recipe_is_the_default():
+    written, default = (
+        flat(to_dict(parse(flags))) for flags in (["--config", str(ROOT / "recipes/reference.yaml")], [])
+    )
+    assert {key: written[key] for key in written if written[key] != default[key]} == {"optim.weight_decay": 0.5}
+    assert default["optim.weight_decay"] is None, (
+        "which is AdamW's 0.5 (test_optim), and right for other optimizers too"
+    )
+
+
+def test_a_field_that_an_older_version_did_not_have_counts_as_its_default():
+    recorded = to_dict(parse([]))
+    del recorded["optim"]["ema"]
+    assert changed_fields(recorded, parse([])) == []
+    assert changed_fields(recorded, parse(["--optim.ema", "0.9"])) == ["optim.ema: None -> 0.9"]
