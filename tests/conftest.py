@@ -5,7 +5,6 @@ import os
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # tests run beside each other: a thread that waits must not keep a core busy
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,10 +57,3 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
-
-
-def encode(image: Image.Image, kind: str = "PNG") -> bytes:
-    """Return an image's file content."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()

@@ -3,14 +3,13 @@
 import json
 import shlex
 import sys
-from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
+from places import ROOT
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablations
 
 import recipes

@@ -2,17 +2,15 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablations
 
 import recipes
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 OTHERS = [
     "quick_first_0.json",

@@ -4,19 +4,17 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import communication
 import ddp_model as model
 import gpu
 import measuring
 import scaling
 
-ROOT = Path(__file__).parents[2]
 FP32, BF16 = 4, 2
 P100_LINK = model.Link("NVLink 1", 60e9)
 TINY = ["--image-size=64", "--rounds=1", "--steps=1", "--messages=1", "--bucket-mb=25"]

@@ -2,12 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import measuring
 import peers
 import throughput

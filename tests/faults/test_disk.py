@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from tiny import FLAGS, equal, losses, records, run, weights
 
 from alexnet_dist.config import parse
@@ -14,13 +15,11 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_logger
 from alexnet_dist.training import checkpoint
 
-ROOT = Path(__file__).parents[2]
-
 
 def command(folder: Path, *flags: str, first: str = "") -> subprocess.CompletedProcess[str]:
     """Run train.py's tiny twin as a user does; `first` is code that runs before it."""
     code = (
-        "import sys; sys.path[:0] = ['tests/support', '.']\n"
+        "import sys; sys.path[:0] = ['tests', '.']\n"
         f"sys.argv = ['train.py', *{[*FLAGS, '--out-dir', str(folder), *flags]!r}]\n"
         "import torchvision, tiny, train\n"
         "from alexnet_dist.distributed import hardware as distributed\nfrom alexnet_dist.training import checkpoint\n"

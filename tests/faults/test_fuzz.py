@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from checkpoints import network, save, trained
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import run
@@ -16,7 +17,6 @@ from alexnet_dist.config import Config, OptimConfig, changed_fields, flat, parse
 from alexnet_dist.errors import UserError
 from alexnet_dist.training import checkpoint, progress
 from alexnet_dist.training import optimizer as optimizer_module
-from tests.unit.training.test_checkpoint import network, save, trained
 
 OPTIONS = ["--" + name.replace("_", "-") for name in flat(to_dict(Config()))]
 ODD = [

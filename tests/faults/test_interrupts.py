@@ -9,27 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from places import ROOT
 from ranks import run_ranks
 from tiny import equal, losses, records, run, summary, weights
 
-from alexnet_dist.distributed.signals import Interrupts, StoppedError, Wish
+from alexnet_dist.distributed.signals import StoppedError
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir
 from alexnet_dist.training import checkpoint, metrics, train_loop
 
-ROOT = Path(__file__).parents[2]
 STEPS = 6  # of tiny.py's two epochs
-ALONE = SimpleNamespace(is_main_process=True, num_processes=1)
-
-
-def make(folder) -> Interrupts:
-    return Interrupts(ALONE, folder, timeout=timedelta(seconds=60))
 
 
 def names(folder) -> list[str]:
@@ -37,47 +29,6 @@ def names(folder) -> list[str]:
 
 
 # ---- one process ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("number", "wish"),
-    [(signal.SIGTERM, Wish.STOP), (signal.SIGINT, Wish.STOP), (signal.SIGUSR1, Wish.SAVE)],
-)
-def test_signals_become_wishes(tmp_path, number, wish):
-    interrupts = make(tmp_path)
-    before = signal.getsignal(number)
-    with interrupts.listening():
-        assert interrupts.agree() is Wish.NOTHING
-        signal.raise_signal(number)
-        assert interrupts.agree() is wish
-        assert interrupts.agree() is wish, "until it is answered"
-    assert signal.getsignal(number) is before
-    if wish is Wish.STOP:
-        with pytest.raises(StoppedError) as stop:
-            interrupts.answered()
-        assert stop.value.exit_code == 128 + number
-    else:
-        interrupts.answered()
-        assert interrupts.agree() is Wish.NOTHING
-
-
-def test_stop_outweighs_save(tmp_path):
-    interrupts = make(tmp_path)
-    with interrupts.listening():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGUSR1)
-        assert interrupts.agree() is Wish.STOP
-
-
-def test_the_request_file_is_taken_away_and_answered_once(tmp_path, monkeypatch):
-    interrupts = make(tmp_path)
-    interrupts.agree()
-    (tmp_path / "save").touch()
-    monkeypatch.setattr(time, "monotonic", lambda: interrupts._looked + 2)
-    assert interrupts.agree() is Wish.SAVE
-    assert not (tmp_path / "save").exists()
-    interrupts.answered()
-    assert interrupts.agree() is Wish.NOTHING
 
 
 SECOND_SIGNAL = """
@@ -252,6 +203,7 @@ def test_sigterm_ends_train_py_with_143_and_one_line(tmp_path):
 
 # ---- two ranks ------------------------------------------------------------------------------------------------------
 
+
 CPU = ["--runtime.cpu"]
 
 
@@ -307,14 +259,6 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path):
     other.release()
     run(folder, "--epochs", "1")
     run(folder, "--epochs", "2")
-
-
-def test_a_new_run_folder_is_its_users_alone(tmp_path):
-    """S12."""
-    lock = run_dir.Lock()
-    lock.take(tmp_path / "run")
-    lock.release()
-    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_killed_run_leaves_its_folder_free(tmp_path):

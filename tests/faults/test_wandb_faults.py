@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from fake_wandb import refusing, serving
+from places import ROOT
 from tiny import FLAGS, records, run, without_clocks
 
 from alexnet_dist.tracking import wandb_tracker
 
-ROOT = Path(__file__).parents[2]
 KEY, CANARY = "0123456789" * 4, "canary-7f3a9c21e5b84d60"
 INIT, FINISH = 4, 3  # seconds, instead of trackers.py's
 PROBE = 20  # wandb's own patience, at the first table for a server that does not answer
@@ -22,7 +22,7 @@ GRACE = 40  # for the interpreter, torch and a busy machine
 def train(folder: Path, port: int, *, finish: float = FINISH) -> tuple[subprocess.CompletedProcess[str], float]:
     """Train against a server on the loopback interface; return what it printed and the seconds after its start."""
     code = (
-        "import sys; sys.path[:0] = ['tests/support', '.']\n"
+        "import sys; sys.path[:0] = ['tests', '.']\n"
         f"sys.argv = ['train.py', *{FLAGS!r}, '--out-dir', {str(folder)!r}, '--log.trackers', 'wandb', "
         "'--wandb.mode', 'online']\n"
         "import torchvision, tiny, train\n"
@@ -72,8 +72,6 @@ SERVERS = {
     "dies in mid-run": lambda: serving("good", dies_at="file_stream", afterwards="silent"),
     "breaks in mid-run": lambda: serving("good", dies_at="file_stream", afterwards="500"),
 }
-
-
 LONGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("500", "breaks in mid-run")]
 
 

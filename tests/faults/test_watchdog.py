@@ -5,19 +5,14 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from ranks import free_port, rank_environment
-from tiny import FLAGS, equal, run, weights
+from tiny import FLAGS, equal, weights
 
-from alexnet_dist.config import parse
-from alexnet_dist.distributed import launch_checks
-from alexnet_dist.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 TIMEOUT = 6  # seconds: gloo's own timeout, and the heartbeat's
 GRACE = 20  # for messages, and for a busy machine
 
@@ -26,7 +21,7 @@ def start(folder: Path, *, before: str = "") -> list[subprocess.Popen]:
     """Start two ranks of a long tiny run, without a launcher; `before` is code that each rank runs first."""
     flags = [*FLAGS, "--runtime.cpu", "--epochs", "500", "--out-dir", str(folder), "--checkpoint.every-epochs", "1000"]
     code = (
-        "import os, sys, time; sys.path[:0] = ['tests/support', '.']\n"
+        "import os, sys, time; sys.path[:0] = ['tests', '.']\n"
         f"sys.argv = ['train.py', *{flags!r}, '--runtime.timeout-seconds', '{TIMEOUT}']\n"
         "import torchvision, tiny, train\n"
         "from alexnet_dist.distributed import hardware as distributed\n"
@@ -163,20 +158,6 @@ def test_a_failing_exchange_ends_all_ranks_and_the_run_continues_to_the_bit(tmp_
         kill_all([*ranks, *undisturbed])
     assert equal(weights(tmp_path / "failed"), weights(tmp_path / "whole"))
     assert equal(weights(tmp_path / "failed", name="optimizer"), weights(tmp_path / "whole", name="optimizer"))
-
-
-def test_one_process_has_no_thread_and_no_store(tmp_path):
-    run(tmp_path, "--max-steps", "1")
-    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
-
-
-def test_restarts_without_a_folder_to_find_again_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    with pytest.raises(UserError, match="--max_restarts needs --out-dir"):
-        launch_checks.check_launch(parse([]))
-    launch_checks.check_launch(parse(["--out-dir", str(tmp_path)]))
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
-    launch_checks.check_launch(parse([]))
 
 
 def test_a_slow_step_is_no_lost_rank(tmp_path):

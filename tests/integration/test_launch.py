@@ -9,13 +9,12 @@ import pytest
 import yaml
 from accelerate.commands.config import config_args
 from accelerate.commands.launch import launch_command_parser
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sbatch")])
 YAML_FILE = ROOT / "accelerate_config.yaml"
 BASH = shutil.which("bash")
 COMMANDS = ("bash", "cat", "dirname", "env", "grep", "ls", "mkdir", "mktemp", "rm", "tr")  # all that scripts may use
-
 PREFLIGHT = """#!/bin/sh
 if [ "$1 $2" = "-m alexnet_dist.doctor" ]; then
   shift 2
@@ -266,6 +265,7 @@ def test_node_passes_only_options_that_train_py_has(stage):
 
 # ---- debug.sh -------------------------------------------------------------------------------------------------------
 
+
 LEAVE_A_RUN = """#!/bin/sh
 for argument in "$@"; do printf '%s\\n' "$argument"; done > "$CAPTURE"
 while [ "$1" != --out-dir ]; do shift; done
@@ -320,6 +320,7 @@ def test_debug_removes_its_scratch_folder(code, stage):
 
 
 # ---- multinode.sh ---------------------------------------------------------------------------------------------------
+
 
 ADDRESS = f"""{PREFLIGHT}
 [ "$1" = -c ] || exec printf '%s\\n' "$@"
@@ -424,6 +425,7 @@ def test_one_machine_may_meet_itself(stage):
 
 
 # ---- slurm.sbatch ---------------------------------------------------------------------------------------------------
+
 
 SRUN = """#!/bin/sh
 printf '%s\\n' "$@" > "$CAPTURE"
@@ -545,6 +547,7 @@ def test_slurm_refuses(slurm, arguments, variables, words):
 
 
 # ---- kubernetes.yaml ------------------------------------------------------------------------------------------------
+
 
 # Of the training operator's published schema (kubeflow.org/v1, release 1.9): what each object has to have.
 REQUIRED = {

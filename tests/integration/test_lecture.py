@@ -1,13 +1,13 @@
 """The lecture's notebook, written out with Pillow and plain torch, against this package."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
 from PIL import Image
+from places import ROOT
 from tiny import records, run
 from torch import nn
 from torchvision import transforms
@@ -17,7 +17,7 @@ from alexnet_dist.data import sampler, sources
 from alexnet_dist.models import fast_layers
 from alexnet_dist.training import eval_loop, train_loop
 
-RECIPE = Path(__file__).parents[2] / "recipes/lecture.yaml"
+RECIPE = ROOT / "recipes/lecture.yaml"
 DATASET = os.environ.get("ALEXNET_DIST_TEST_CIFAR10", "synthetic")
 BATCH, STEPS = 64, 5  # the lecture's real batch: see the recipe's header
 

@@ -4,9 +4,9 @@ import re
 import shutil
 
 import pytest
+from run_folders import HOSTILE, make_run
 
 from alexnet_dist.report import page as report
-from tests.unit.report.test_page import HOSTILE, make_run
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

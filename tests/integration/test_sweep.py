@@ -14,11 +14,11 @@ import psutil
 import pytest
 import yaml
 from fake_wandb import serving
+from places import ROOT, SUPPORT
 from tiny import records, summary
 from wandb_server import KEY, PROGRAM
 from wandb_server import serving as keeping
 
-ROOT = Path(__file__).parents[2]
 SWEEP = yaml.safe_load((ROOT / "launch/sweep.yaml").read_text())
 TINY = "--runtime.cpu --log.trackers wandb --wandb.mode online".split()
 AGENT = """
@@ -49,12 +49,7 @@ def draw(parameters, rng):
 def command(number, drawn):
     """Return what the server tells an agent."""
     arguments = {name: {"value": value} for name, value in drawn.items()}
-    return {
-        "type": "run",
-        "run_id": f"trial{number}",
-        "program": str(ROOT / "tests/support/tiny_train.py"),
-        "args": arguments,
-    }
+    return {"type": "run", "run_id": f"trial{number}", "program": str(SUPPORT / "tiny_train.py"), "args": arguments}
 
 
 class Agent:

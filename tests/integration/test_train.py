@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ import torch
 import torchvision
 import yaml
 from PIL import Image
+from places import ROOT
 from tiny import FLAGS, equal, losses, records, run, run_with_ids, summary, tiny_alexnet, weights, without_clocks
 
 import train
@@ -24,7 +24,6 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.models import alexnet as model
 from alexnet_dist.training import eval_loop, metrics, optimizer, train_loop
 
-ROOT = Path(__file__).parents[2]
 FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "first_batch"} | {
     f"{c}_{w}" for c in ("conv1", "conv1_seen", "conv2", "conv2_overview") for w in ("before", "now", "diff")
 }

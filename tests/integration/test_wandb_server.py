@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from chaos import ACCELERATE, Trial, port
 from fake_wandb import serving as faking
+from places import ROOT, SUPPORT
 from tiny import records, summary, without_clocks
 from wandb_server import KEY, PROGRAM, serving
 
 from alexnet_dist.training import checkpoint
-from tests.faults.test_chaos import ACCELERATE, Trial, port
 
 IMAGES, EPOCHS, STEPS = 163, 6, 60
 FLAGS = f"--epochs {EPOCHS} --log.kernels-every-epochs 1 --log.every-steps 1 --log.trackers wandb".split()
@@ -27,10 +28,10 @@ IMPATIENT = f"""
 import runpy, sys
 
 del sys.argv[0]
-sys.path[:0] = [{str(Path(__file__).parents[1] / "support")!r}, {str(Path(__file__).parents[2])!r}]
-from alexnet_dist import trackers
+sys.path[:0] = [{str(SUPPORT)!r}, {str(ROOT)!r}]
+from alexnet_dist.tracking import wandb_tracker
 
-trackers.FINISH_SECONDS = {FINISH}
+wandb_tracker.FINISH_SECONDS = {FINISH}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

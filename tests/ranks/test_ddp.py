@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 from ranks import free_port, run_ranks
 from tiny import equal, losses, records, run, run_with_ids, summary, weights
 
@@ -17,7 +18,6 @@ from alexnet_dist.data.inputs import Preprocess
 from alexnet_dist.errors import UserError
 from alexnet_dist.training import checkpoint, metrics
 
-ROOT = Path(__file__).parents[2]
 SAME = ["--runtime.cpu", "--model.dropout", "0"]  # what has to be equal for losses to be equal
 
 

@@ -222,6 +222,7 @@ def test_a_new_size_that_does_not_divide_the_batch_is_refused_once(tmp_path):
 
 # ---- hosts that die, and come back ----------------------------------------------------------------------------------
 
+
 GRACEFUL = "closing signal SIGTERM"  # what a launcher prints when it stops its ranks to let others in
 
 
@@ -383,6 +384,7 @@ def test_a_scheduler_that_signals_every_process_has_them_save(tmp_path, alone):
 
 
 # ---- the hosts themselves -------------------------------------------------------------------------------------------
+
 
 SEND = """
 import socket, sys, time

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from places import ROOT
 from tiny import beside_launch_scripts, summary
 
 from alexnet_dist.config import parse
 from alexnet_dist.distributed import launch_checks
 from alexnet_dist.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 DEADLINE = 120
 FEW = ["--max-steps", "2", "--model.dropout", "0"]
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs for the processes")

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from places import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Self
 
-ROOT = Path(__file__).parents[2]
+
 PREFIX = "alexnet-dist-test"
 NUMBERS = itertools.count()
 COMMAND_SECONDS = 20

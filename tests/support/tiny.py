@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 import torchvision
 from accelerate.state import AcceleratorState
+from places import ROOT, SUPPORT
 from torch import nn
 
 import train
@@ -51,10 +52,9 @@ def run(folder: Path, *flags: str, real: bool = False, reported: bool = False) -
 
 def beside_launch_scripts(folder: Path) -> Path:
     """Make a folder like the repository's, whose train.py has the tiny network, and return its launch/."""
-    support = Path(__file__).parent
     for name in ("launch", "accelerate_config.yaml"):
-        (folder / name).symlink_to(support.parents[1] / name)
-    start = f"sys.path.insert(0, '{support}')\nrunpy.run_path('{support}/tiny_train.py', run_name='__main__')"
+        (folder / name).symlink_to(ROOT / name)
+    start = f"sys.path.insert(0, '{SUPPORT}')\nrunpy.run_path('{SUPPORT}/tiny_train.py', run_name='__main__')"
     (folder / "train.py").write_text(f"import runpy, sys\n{start}\n")
     return folder / "launch"
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "alexnet_dist"
 EVERYTHING = {"data", "models", "distributed", "training", "visualization", "tracking", "report", "doctor"}
 # What each wing may import besides the files at the root and `config`. Design, and reasons: CONTRIBUTING.md.
@@ -124,3 +124,9 @@ def test_functions_stay_short():
             if isinstance(node, ast.FunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 assert length <= 60, f"{place(path)}.{node.name} has {length} lines"
+
+
+def test_test_files_import_no_other():
+    for path in (ROOT / "tests").rglob("*.py"):
+        others = {name for name in imported(path) if name.split(".")[-1].startswith("test_")}
+        assert not others, f"{path.relative_to(ROOT)} imports {others}: what both need belongs in tests/support"

@@ -5,7 +5,6 @@ import re
 import struct
 import sys
 import zlib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -21,8 +20,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
 SOURCES = sorted([ROOT / "train.py", *(ROOT / "alexnet_dist").rglob("*.py")])
 FORBIDDEN = {
     "a pickle runs code": {

@@ -1,39 +1,21 @@
-"""What a run shows: its first batch, its mistakes, its weights with a card that works."""
+"""What a run shows: its first batch, its mistakes, its counts."""
 
 import json
-import re
-import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torchvision
+from exhibits import NAMES, dataset
 from PIL import Image
-from tiny import records, run, tiny_alexnet, weights
 
-import train
 from alexnet_dist.commands import media as exhibits
-from alexnet_dist.config import DataConfig
-from alexnet_dist.data import image_data, sources
 from alexnet_dist.data.augment import Augment
 from alexnet_dist.data.inputs import Preprocess
 from alexnet_dist.data.sampler import GlobalBatches
-from alexnet_dist.distributed.signals import StoppedError
-from alexnet_dist.report import page as report
-from alexnet_dist.tracking.tracker import Tracker
 from alexnet_dist.training import metrics
 from alexnet_dist.training.metrics import Mistake
 from alexnet_dist.visualization import plots
-
-NAMES = ("cat", "dog/wolf", "</script>")
-
-
-def dataset(*, size=32, num_images=40):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
-    split = image_data.Split(images, np.arange(num_images) % 3)
-    return image_data.assemble("some/data", split, split, NAMES)
 
 
 def evaluation(*worst):
@@ -82,23 +64,6 @@ def test_inputs_become_the_pictures_they_were_made_of(dtype):
 # ---- mistakes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [8, 32, 64, 100])
-def test_thumbnails_are_square_and_sharp(size):
-    image = dataset(size=size).test.images[0]
-    shown = plots.thumbnail(image)
-    assert shown.shape == (64, 64, 3)
-    if 64 % size == 0:
-        assert np.array_equal(shown[:: 64 // size, :: 64 // size], image.transpose(1, 2, 0))
-        assert len(np.unique(shown)) <= len(np.unique(image)), "pixels are repeated, not mixed"
-
-
-def test_sheet_sets_pictures_in_rows_of_eight():
-    tiles = [np.full((4, 4, 3), value, np.uint8) for value in range(11)]
-    sheet = plots.sheet(tiles)
-    assert sheet.shape == (8, 32, 3)
-    assert sheet[::4, ::4, 0].tolist() == [list(range(8)), [8, 9, 10, 255, 255, 255, 255, 255]]
-
-
 def test_mistakes_are_shown_in_their_order():
     images = dataset()
     worst = [Mistake(7, 0, 2, 0.9, 5.0), Mistake(3, 2, 0, 0.8, 4.0)]
@@ -130,165 +95,3 @@ def test_evaluation_file_holds_the_exact_counts():
 def test_accuracy_of_each_class_under_its_name():
     found = exhibits.per_class(evaluation(), NAMES)
     assert found == {"per_class/cat": 0.75, "per_class/<_script>": 0.75}, "and none for a class without images"
-
-
-# ---- weights --------------------------------------------------------------------------------------------------------
-
-
-class Collector(Tracker):
-    """Keeps what it is given, and a copy of the files, which may be gone later."""
-
-    def __init__(self, calls):
-        self.calls, self.alerts, self.endings = calls, [], []
-
-    def publish(self, weights):
-        self.calls.append((weights, weights.path.read_bytes()))
-
-    def alert(self, title, text, level):
-        self.alerts.append((title, text, level))
-
-    def preempted(self):
-        self.endings.append("preempted")
-
-    def close(self, exit_code):
-        self.endings.append(exit_code)
-
-
-@pytest.fixture
-def collector(monkeypatch):
-    """What a run in this process sends instead of to W&B."""
-    collector = Collector([])
-    monkeypatch.setattr(train.runlog.trackers, "WandbTracker", lambda *_, **__: collector)
-    return collector
-
-
-@pytest.fixture
-def published(collector):
-    """The weights among it."""
-    return collector.calls
-
-
-WANDB = ["--log.trackers", "wandb", "--wandb.mode", "offline"]
-
-
-@pytest.mark.parametrize("wish", ["none", "final"])
-def test_best_and_last_weights_are_published_at_the_end(tmp_path, published, monkeypatch, wish):
-    tops = iter([0.3, 0.5, 0.4])
-    evaluate = train.engine.evaluate
-
-    def graded(job, **how):
-        found = evaluate(job, **how)
-        correct = round(next(tops) * 10)
-        confusion = np.zeros((10, 10), dtype=np.int64)
-        confusion[0, 0], confusion[1, 2] = correct, 10 - correct
-        return metrics.Evaluation(found.loss, confusion, found.num_top5, found.worst)
-
-    monkeypatch.setattr(train.engine, "evaluate", graded)
-    run(tmp_path / "run", *WANDB, "--wandb.artifacts", wish, "--epochs", "3", "--checkpoint.keep", "1")
-    found = [(sent.aliases, sent.facts["epoch"], sent.facts["top1"]) for sent, _ in published]
-    assert found == ([] if wish == "none" else [(("best",), 2, 0.5), (("latest",), 3, 0.4)])
-    assert [content for _, content in published] == [sent.path.read_bytes() for sent, _ in published]
-
-
-def test_weights_of_every_epoch_are_published_as_they_are_saved(tmp_path, published):
-    run(tmp_path / "run", *WANDB, "--wandb.artifacts", "all", "--checkpoint.every-steps", "2", "--optim.ema", "0.9")
-    assert [weights.facts["epoch"] for weights, _ in published] == [1, 2], "not those in mid-epoch"
-    assert all(weights.path.name == "ema.safetensors" for weights, _ in published), "what the accuracy is of"
-    assert published[0][0].aliases == ("latest", "best")
-
-
-def test_the_card_tells_how_to_load_the_weights(tmp_path, published, monkeypatch):
-    run(tmp_path / "run", *WANDB, "--wandb.artifacts", "final", "--max-steps", "2")
-    ((sent, content),) = published
-    assert sent.aliases == ("best", "latest")
-    card = sent.texts["README.md"]
-    images = sources.load(DataConfig(dataset="synthetic", limit=52, batch_size=16))
-    assert str(images.mean) in card
-    assert "64x64" in card
-    assert "52 images" in card
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
-    (tmp_path / "model.safetensors").write_bytes(content)
-    (tmp_path / "class_names.json").write_text(sent.texts["class_names.json"])
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
-    scope = {}
-    exec(compile(code, "card", "exec"), scope)
-    assert scope["class_names"] == list(images.class_names)
-    saved = weights(tmp_path / "run")
-    assert all(torch.equal(value, saved[key]) for key, value in scope["network"].state_dict().items())
-
-
-# ---- alerts and endings ---------------------------------------------------------------------------------------------
-
-
-def test_a_collapse_and_the_end_are_alerts(tmp_path, collector):
-    run(tmp_path / "run", *WANDB, "--optim.lr", "1e-30")
-    (collapse, _, warn), (end, text, info) = collector.alerts
-    assert (collapse, warn, end, info) == ("Nothing learned", "WARN", "Finished", "INFO"), "once each, in two epochs"
-    assert "6 steps" in text
-    assert collector.endings == [0]
-
-
-def test_a_nan_is_an_alert_and_no_success(tmp_path, collector, monkeypatch):
-    prepare = Preprocess.__call__
-    monkeypatch.setattr(Preprocess, "__call__", lambda *arguments: prepare(*arguments) * torch.nan)
-    with pytest.raises(metrics.NonFiniteError):
-        run(tmp_path / "run", *WANDB)
-    ((title, text, level),) = collector.alerts
-    assert (title, level) == ("Not a number", "ERROR")
-    assert "step 1" in text
-    assert collector.endings == [1]
-
-
-@pytest.mark.parametrize(("number", "expected"), [("SIGTERM", ["preempted", 143]), ("SIGINT", [130])])
-def test_only_a_machines_signal_is_a_preemption(tmp_path, collector, monkeypatch, number, expected):
-    """A sweep takes up again what was preempted, not what somebody has stopped."""
-    step = train.engine._train_step
-    monkeypatch.setattr(
-        train.engine, "_train_step", lambda *a, **k: (signal.raise_signal(signal.Signals[number]), step(*a, **k))[1]
-    )
-    with pytest.raises(StoppedError):
-        run(tmp_path / "run", *WANDB)
-    assert collector.endings == expected
-    assert "Finished" not in [title for title, *_ in collector.alerts]
-
-
-def test_the_stop_button_ends_the_run_as_a_person_does(tmp_path, collector, monkeypatch):
-    pressed = {}
-    monkeypatch.setattr(
-        train.runlog.trackers, "WandbTracker", lambda *_, stop, **__: (pressed.update(stop=stop), collector)[1]
-    )
-    step = train.engine._train_step
-    monkeypatch.setattr(train.engine, "_train_step", lambda *a, **k: (pressed["stop"](), step(*a, **k))[1])
-    with pytest.raises(StoppedError) as stop:
-        run(tmp_path / "run", *WANDB)
-    assert stop.value.exit_code == 130
-    assert weights(tmp_path / "run"), "and saves its state first"
-    assert collector.endings == [130]
-
-
-# ---- all of it in a run ---------------------------------------------------------------------------------------------
-
-
-def test_a_run_folder_shows_all_of_it(tmp_path):
-    folder = run(tmp_path / "run", "--log.kernels-every-epochs", "1", reported=True)
-    layers = [f"{c}_{w}" for c in ("conv1", "conv1_seen", "conv2", "conv2_overview") for w in ("before", "now", "diff")]
-    for epoch in (1, 2):
-        shown = {path.stem for path in (folder / f"figures/epoch_{epoch:04d}").iterdir()}
-        assert shown == {*layers, "summary", "errors"}
-    assert {path.stem for path in (folder / "figures/epoch_0000").iterdir()} == {"first_batch"}
-    for name in (*layers, "summary", "errors"):
-        newest = (folder / "figures" / f"{name}.png").read_bytes()
-        assert newest == (folder / "figures/epoch_0002" / f"{name}.png").read_bytes()
-    content = json.loads((folder / "evaluation.json").read_text())
-    assert (content["epoch"], content["global_step"]) == (2, 6)
-    assert sum(map(sum, content["confusion"])) == 52
-    wrong = 52 - sum(content["confusion"][i][i] for i in range(10))
-    assert len(content["worst"]) == min(64, wrong)
-    ends = [record for record in records(folder) if "val/top1" in record]
-    assert sum(key.startswith("per_class/") for key in ends[-1]) == 10
-    for key in ("kernels/conv1_cosine", "kernels/conv2_dead", "kernels/conv1_norm_median", "best/top1", "val/top5"):
-        assert key in ends[-1], key
-    page = (folder / report.REPORT).read_text(encoding="utf-8")
-    assert "conv1" in page
-    assert f"{100 * ends[-1]['val/top1']:.2f}" in page

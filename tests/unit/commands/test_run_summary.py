@@ -1,8 +1,6 @@
-"""What a run prints, and what its cards say."""
+"""The cards of a run, its epoch lines and its summary."""
 
-import io
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,118 +12,7 @@ from alexnet_dist.commands import run_summary
 from alexnet_dist.config import Config, DataConfig, OptimConfig
 from alexnet_dist.distributed.hardware import Hardware
 from alexnet_dist.distributed.precision import Precision
-from alexnet_dist.text import duration
-from alexnet_dist.tracking import console
-from alexnet_dist.tracking.console import Console
 from alexnet_dist.training.progress import Progress
-
-RECORD = {"perf/step_ms": 500.0, "perf/images_per_second": 1234.5, "train/loss": 2.30259}
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def drive(screen, *, record=RECORD):
-    """Everything that a run says, once."""
-    screen.print("a line")
-    screen.card("run", {"data": "digits", "network": "AlexNet"})
-    screen.start_epoch(1, 2, steps=3, done=0)
-    screen.step(None, step=1, last_step=6)
-    screen.step(record, step=2, last_step=6)
-    screen.end_epoch()
-    screen.end_epoch()  # as after an exception
-    screen.warn("something is odd")
-
-
-# ---- console --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (3.44, "3.4 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 m 00 s"),
-        (60, "1 m 00 s"),
-        (125.4, "2 m 05 s"),
-        (3599.4, "59 m 59 s"),
-        (3599.6, "1 h 00 m"),
-        (3720, "1 h 02 m"),
-        (90_000, "25 h 00 m"),
-    ],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text
-
-
-def test_other_ranks_are_silent(capfd, monkeypatch):
-    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
-    drive(Console(enabled=False))
-    assert capfd.readouterr() == ("", "")
-
-
-def test_other_ranks_are_silent_on_a_terminal_too(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    drive(Console(enabled=False))
-    assert terminal.getvalue() == ""
-
-
-def test_no_progress_bar_where_there_is_no_terminal(capsys):
-    drive(Console(enabled=True))
-    out, err = capsys.readouterr()
-    assert "\r" not in out + err
-    assert "step/s" not in out + err
-    assert err.strip().splitlines()[1] == "WARNING: something is odd"
-    assert out.splitlines()[0] == "a line"
-
-
-def test_plain_lines_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(console.time, "perf_counter", lambda: clock.now)
-    screen = Console(enabled=True)
-    screen.start_epoch(1, 1, steps=10, done=0)
-    for step, seconds in ((1, 29.0), (2, 31.0), (3, 59.0), (4, 62.0)):
-        clock.now = 1000.0 + seconds
-        screen.step(None, step=step, last_step=10)
-        screen.step(RECORD, step=step, last_step=10)
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert out.splitlines() == [
-        "step 2/10  loss 2.3026  1,234 images/s  4.0 s left",
-        "step 4/10  loss 2.3026  1,234 images/s  3.0 s left",
-    ]
-
-
-def test_progress_bar_on_a_terminal(monkeypatch, capsys):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    screen = Console(enabled=True)
-    screen.start_epoch(2, 5, steps=8, done=3)
-    screen.step(RECORD, step=4, last_step=40)
-    bar = screen._bar
-    assert (bar.total, bar.n, bar.desc) == (8, 4, "epoch 2/5")
-    assert bar.postfix == "loss 2.3026, 1,234 images/s, run ends in 18.0 s"
-    assert "epoch 2/5" in terminal.getvalue()
-    screen.end_epoch()
-    assert screen._bar is None
-    assert bar.disable, "closed"
-    assert capsys.readouterr().out == ""
-
-
-def test_a_card_lines_up(capsys):
-    Console(enabled=True).card("run", {"data": "digits", "run folder": Path("runs/a")})
-    top, first, second, bottom = capsys.readouterr().out.splitlines()
-    assert top.startswith("-- run ---")
-    assert (first, second) == ("data        digits", "run folder  runs/a")
-    assert len(top) == len(bottom) == 78
-
-
-# ---- cards ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,47 +1,13 @@
-"""The command line, YAML files and the configuration they make."""
-
-import dataclasses
-import subprocess
-import sys
-from pathlib import Path
+"""The command line and YAML files."""
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from options import OPTIONS
 
-from alexnet_dist.config import Config, changed_fields, flat, parse, to_dict, to_yaml
+from alexnet_dist.config import Config, parse, to_yaml
 from alexnet_dist.errors import UserError
-
-ROOT = Path(__file__).parents[3]
-
-# A new option is a decision: add it here, and say in its docstring what it is for.
-OPTIONS = """\
-epochs seed out_dir resume max_steps profile
-data.dataset data.revision data.fallback data.batch_size data.image_size data.limit data.val_fraction data.augment
-data.cutout data.mixup data.cutmix data.normalize data.cache_dir
-model.pretrained model.weights model.init model.dropout
-optim.name optim.lr optim.scale_lr optim.schedule optim.warmup_epochs optim.weight_decay optim.clip_norm
-optim.label_smoothing optim.ema optim.accumulate
-runtime.precision runtime.cpu runtime.compile runtime.comm_hook runtime.probe_network
-runtime.timeout_seconds
-log.every_steps log.kernels_every_epochs log.conv2_kernel log.trackers
-wandb.mode wandb.project wandb.entity wandb.name wandb.group wandb.job_type wandb.tags wandb.artifacts wandb.shared
-checkpoint.every_steps checkpoint.every_epochs checkpoint.keep
-""".split()
-
-
-def test_options_are_the_known_ones():
-    assert sorted(flat(to_dict(Config()))) == sorted(OPTIONS)
-
-
-def test_help_explains_every_option_without_torch():
-    code = "import sys; from alexnet_dist.config import parse\n"
-    code += "try: parse(['--help'])\nfinally: print('torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    assert out.rstrip().endswith("False")
-    for option in OPTIONS:
-        assert f"--{option.replace('_', '-')}" in out, option
 
 
 def test_flags_win_over_file_and_file_over_default(tmp_path):
@@ -164,64 +130,3 @@ def test_any_mapping_is_a_configuration_or_a_user_error(tmp_path_factory, conten
         message = str(error)
         assert message
         assert "\n" not in message
-
-
-def test_command_line_ends_with_code_2_and_one_line():
-    ended = subprocess.run(
-        [sys.executable, "train.py", "--epoch", "3"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert ended.returncode == 2
-    assert ended.stdout == ""
-    assert ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("error: ")
-    assert "did you mean --epochs?" in ended.stderr
-
-
-def test_changed_fields_names_what_a_resume_must_not_change():
-    config = Config()
-    recorded = to_dict(dataclasses.replace(config, epochs=3, seed=9))
-    recorded["log"]["every_steps"] = 1
-    recorded["optim"]["lr"] = 0.1
-    assert changed_fields(recorded, config) == ["optim.lr: 0.1 -> 0.0005", "seed: 9 -> 0"]
-    assert changed_fields(to_dict(config), config) == []
-
-
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
-def test_recipes_load(recipe):
-    assert isinstance(parse(["--config", str(recipe)]), Config)
-
-
-def test_lecture_recipe_is_the_lecture():
-    config = parse(["--config", str(ROOT / "recipes/lecture.yaml")])
-    assert (config.epochs, config.data.dataset, config.data.batch_size, config.data.image_size) == (
-        2,
-        "cifar10",
-        512,
-        224,
-    )
-    assert (config.data.augment, config.data.normalize) == (False, False)
-    assert (config.optim.name, config.optim.lr, config.optim.schedule) == ("adam", 1e-4, "constant")
-    assert (config.optim.weight_decay, config.optim.label_smoothing, config.optim.scale_lr) == (0, 0, "none")
-    assert (config.model.init, config.model.dropout, config.data.mixup, config.data.cutmix) == (
-        "torch",
-        0.5,
-        None,
-        None,
-    )
-
-
-def test_the_reference_recipe_is_the_default():
-    written, default = (
-        flat(to_dict(parse(flags))) for flags in (["--config", str(ROOT / "recipes/reference.yaml")], [])
-    )
-    assert {key: written[key] for key in written if written[key] != default[key]} == {"optim.weight_decay": 0.5}
-    assert default["optim.weight_decay"] is None, (
-        "which is AdamW's 0.5 (test_optim), and right for other optimizers too"
-    )
-
-
-def test_a_field_that_an_older_version_did_not_have_counts_as_its_default():
-    recorded = to_dict(parse([]))
-    del recorded["optim"]["ema"]
-    assert changed_fields(recorded, parse([])) == []
-    assert changed_fields(recorded, parse(["--optim.ema", "0.9"])) == ["optim.ema: None -> 0.9"]

@@ -1,4 +1,4 @@
-"""Enlargement is Pillow's to the bit; augmentation is what it says, and arithmetic."""
+"""Enlargement is Pillow's to the bit."""
 
 import io
 import os
@@ -7,26 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 from PIL import Image
-from torchvision import transforms
+from pillow_inputs import channels_first, pillow
 
-from alexnet_dist.data.inputs import Preprocess
 from alexnet_dist.data.resize import enlarge, enlarge_fixed_point, torch_kernel_is_exact
 
 CIFAR10 = os.environ.get("ALEXNET_DIST_TEST_CIFAR10")
 WAYS = [enlarge, enlarge_fixed_point]
-
-
-def pillow(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize (N, H, W, C) or (N, H, W) uint8 with Pillow."""
-    return np.stack(
-        [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)) for image in images]
-    )
-
-
-def channels_first(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("factor", [7, 28])
@@ -72,54 +59,3 @@ def test_real_images_equal_pillow():
 def test_fast_kernel_is_used_where_it_is_exact_and_not_elsewhere():
     assert torch_kernel_is_exact(32, 224)
     assert not torch_kernel_is_exact(8, 224)  # factor 28: outputs half-way between two values exist
-
-
-def test_inputs_in_0_1_equal_the_lectures_transform_bit_for_bit():
-    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-    lecture = transforms.Compose([transforms.Resize(224), transforms.ToTensor()])
-    expected = torch.stack([lecture(Image.fromarray(image)) for image in images])
-    ours = make()(channels_first(images))
-    assert torch.equal(ours, expected)
-    assert ours.dtype == torch.float32
-    assert ours.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_normalised_inputs_equal_torchvisions_to_rounding():
-    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    chain = transforms.Compose([transforms.Resize(224), transforms.ToTensor(), transforms.Normalize(mean, std)])
-    expected = torch.stack([chain(Image.fromarray(image)) for image in images])
-    torch.testing.assert_close(
-        make(mean=mean, std=std)(channels_first(images)).contiguous(), expected, atol=2e-6, rtol=0
-    )
-
-
-@pytest.mark.parametrize("margin", [(2, 2), (2, 0), (0, 3)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("num_images", [1, 8, 19])  # of one part, and of several
-def test_margin_and_type_change_nothing_else(margin, dtype, num_images):
-    """What is written in one go equals the image, normalised in float32, rounded, and padded."""
-    images = np.random.default_rng(1).integers(0, 256, (num_images, 32, 32, 3), dtype=np.uint8)
-    settings = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "image_size": 65}
-    expected = F.pad(make(**settings)(channels_first(images)).to(dtype), margin * 2)
-    ours = make(**settings, margin=margin, dtype=dtype)(channels_first(images))
-    assert ours.dtype == dtype
-    assert ours.shape == expected.shape
-    assert ours.is_contiguous(memory_format=torch.channels_last)
-    if dtype == torch.float64:
-        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
-        assert not torch.equal(ours, expected), "float64 arithmetic throughout"
-    else:
-        assert torch.equal(ours, expected)
-
-
-def make(**changes):
-    settings = {"image_size": 224, "source_size": 32, "mean": (0.0,) * 3, "std": (1.0,) * 3}
-    settings |= {"margin": (0, 0), "dtype": torch.float32, "augment": None}
-    return Preprocess(**(settings | changes))
-
-
-def test_constant_image_becomes_the_expected_value():
-    images = torch.full((1, 3, 32, 32), 51, dtype=torch.uint8)
-    ours = make(mean=(0.2, 0.1, 0.0), std=(0.5, 0.5, 0.5))(images)
-    torch.testing.assert_close(ours.mean(dim=(0, 2, 3)), torch.tensor([0.0, 0.2, 0.4]), atol=1e-6, rtol=0)

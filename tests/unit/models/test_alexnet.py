@@ -114,7 +114,7 @@ def test_torchvisions_own_network_takes_the_weights_and_agrees(network):
     images = torch.rand(2, 3, 63, 63, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = network.eval()(with_margin(images))
-        torch.testing.assert_close(logits, twin.eval()(images), rtol=1e-4, atol=1e-6)  # exact in float64: test_layers
+        torch.testing.assert_close(logits, twin.eval()(images), rtol=1e-4, atol=1e-6)  # exact in fp64: test_fast_layers
     assert logits.shape == (2, 10)
     assert not torch.equal(logits[0], logits[1])
 

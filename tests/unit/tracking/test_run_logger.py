@@ -1,11 +1,8 @@
 """The run folder is the record; trackers may fail, and only rank 0 has either."""
 
-import dataclasses
 import json
 import logging
 import math
-import os
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,222 +13,13 @@ import numpy as np
 import pytest
 import wandb
 from PIL import Image
+from run_logs import BLACK, KEY, config_for, lines_of, offline, record, start
 
-from alexnet_dist import atomic_files
 from alexnet_dist import config as configuration
-from alexnet_dist.config import Config, LogConfig, OptimConfig, WandbConfig
+from alexnet_dist.config import LogConfig, OptimConfig, WandbConfig
 from alexnet_dist.errors import UserError
-from alexnet_dist.tracking import code_version as code_version_module
-from alexnet_dist.tracking import run_dir, run_logger, wandb_tracker
+from alexnet_dist.tracking import run_logger, wandb_tracker
 from alexnet_dist.tracking.tracker import Media, Tracker
-
-BLACK = np.zeros((2, 2, 3), np.uint8)
-KEY = "0123456789abcdef0123456789abcdef01234567"  # of the length of a real one
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """No choice and no login in the environment, and what wandb or the tracker set there goes again."""
-    with mock.patch.dict(os.environ):
-        for variable in list(os.environ):
-            if variable.startswith("WANDB_"):
-                monkeypatch.delenv(variable)
-        monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-        yield
-
-
-def config_for(folder, **changes):
-    return Config(**{"out_dir": folder, "log": LogConfig(trackers=()), **changes})
-
-
-def record(step, **numbers):
-    return {"global_step": step, "epoch": 1, **numbers}
-
-
-def lines_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def start(folder, *, step=0, enabled=True, tags=(), stop=None, **changes):
-    log = run_logger.RunLog(
-        config_for(folder, **changes), facts={"num_classes": 10}, tags=tags, enabled=enabled, step=step, stop=stop
-    )
-    log.open()
-    return log
-
-
-# ---- before all else ------------------------------------------------------------------------------------------------
-
-
-def recorded_run(folder, config):
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(configuration.to_yaml(config))
-
-
-@pytest.mark.parametrize(
-    ("resume", "place", "refusal"),
-    [
-        ("auto", "run", None),
-        ("auto", "empty", None),
-        ("auto", "missing", None),
-        ("auto", "none given", None),
-        ("never", "run", "holds a run already"),
-        ("never", "empty", None),
-        ("never", "missing", None),
-        ("never", "none given", None),
-        ("must", "run", None),
-        ("must", "empty", "holds no run"),
-        ("must", "missing", "holds no run"),
-        ("must", "none given", "no --out-dir is given"),
-    ],
-)
-def test_resume_rules(resume, place, refusal, tmp_path):
-    folder = None if place == "none given" else tmp_path / "run"
-    config = config_for(folder, resume=resume)
-    if place == "run":
-        recorded_run(folder, config)
-    elif place == "empty":
-        folder.mkdir()
-    before = sorted(tmp_path.rglob("*"))
-    if refusal is None:
-        run_dir.check(config)
-    else:
-        with pytest.raises(UserError) as found:
-            run_dir.check(config)
-        assert refusal in str(found.value)
-        assert {"never": "--resume auto", "must": "--resume must"}[resume] in str(found.value)
-        assert folder is None or str(folder) in str(found.value)
-    assert sorted(tmp_path.rglob("*")) == before, "a check makes no files"
-
-
-def changed(config, field, value):
-    section, _, name = field.rpartition(".")
-    if not section:
-        return dataclasses.replace(config, **{name: value})
-    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{name: value})})
-
-
-ALLOWED = {
-    "epochs": 20,
-    "max_steps": 3,
-    "resume": "must",
-    "data.cache_dir": Path("elsewhere"),
-    "data.fallback": "digits",
-    "runtime.precision": "fp32",
-    "runtime.cpu": True,
-    "runtime.timeout_seconds": 5,
-    "runtime.probe_network": True,
-    "log.every_steps": 1,
-    "log.conv2_kernel": 7,
-    "wandb.project": "other",
-    "wandb.tags": ("a", "b"),
-    "checkpoint.keep": 5,
-    "checkpoint.every_steps": 10,
-}
-REFUSED = {
-    "seed": 1,
-    "data.dataset": "digits",
-    "data.revision": "abc",
-    "data.batch_size": 512,
-    "data.image_size": 112,
-    "data.limit": 10,
-    "data.val_fraction": 0.1,
-    "data.cutout": 0.5,
-    "data.mixup": 0.2,
-    "data.cutmix": 1.0,
-    "data.augment": False,
-    "data.normalize": False,
-    "model.pretrained": True,
-    "model.weights": Path("w.safetensors"),
-    "model.init": "he",
-    "model.dropout": 0.1,
-    "optim.name": "sgd",
-    "optim.lr": 0.001,
-    "optim.scale_lr": "sqrt",
-    "optim.schedule": "one-cycle",
-    "optim.warmup_epochs": 1.0,
-    "optim.weight_decay": 0.1,
-    "optim.clip_norm": 1.0,
-    "optim.label_smoothing": 0.2,
-    "optim.ema": 0.99,
-    "optim.accumulate": 2,
-}
-
-
-@pytest.mark.parametrize("field", ALLOWED)
-def test_a_continued_run_may_change_how_it_runs(field, tmp_path):
-    config = config_for(tmp_path / "run")
-    recorded_run(tmp_path / "run", config)
-    run_dir.check(changed(config, field, ALLOWED[field]))
-
-
-@pytest.mark.parametrize("field", REFUSED)
-def test_a_continued_run_must_not_change_what_it_computes(field, tmp_path):
-    config = config_for(tmp_path / "run")
-    recorded_run(tmp_path / "run", config)
-    with pytest.raises(UserError, match="another configuration") as refusal:
-        run_dir.check(changed(config, field, REFUSED[field]))
-    assert f"({field}: " in str(refusal.value)
-    assert "; " not in str(refusal.value), "and nothing else is named"
-
-
-def test_the_refusal_names_old_and_new_values(tmp_path):
-    recorded_run(tmp_path / "run", config_for(tmp_path / "run"))
-    with pytest.raises(UserError, match=r"optim\.lr: 0\.0005 -> 0\.001; seed: 0 -> 3"):
-        run_dir.check(config_for(tmp_path / "run", seed=3, optim=OptimConfig(lr=1e-3)))
-
-
-def test_a_folder_may_have_moved(tmp_path):
-    recorded_run(tmp_path / "now", config_for(tmp_path / "then"))
-    run_dir.check(config_for(tmp_path / "now", resume="must"))
-
-
-@pytest.mark.parametrize("content", ["just words", "- a\n- list\n", "", "epochs: [1,\n", "a: b: c", b"\xff\xfe\x00bad"])
-def test_a_recorded_configuration_that_cannot_be_read(content, tmp_path):
-    (tmp_path / "config.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=r"config\.yaml") as refusal:
-        run_dir.check(config_for(tmp_path))
-    assert "\n" not in str(refusal.value)
-
-
-def test_online_without_login_is_refused_before_anything_starts(tmp_path):
-    with pytest.raises(UserError, match="wandb login"):
-        run_dir.check(config_for(tmp_path, log=LogConfig(), wandb=WandbConfig(mode="online")))
-    run_dir.check(config_for(tmp_path, wandb=WandbConfig(mode="online")))  # without the tracker it does not matter
-
-
-# ---- choosing a folder ----------------------------------------------------------------------------------------------
-
-
-def test_the_folder_asked_for_is_taken(tmp_path):
-    (tmp_path / "run").mkdir()
-    assert run_dir.choose_folder(config_for(tmp_path / "run"), data_name="digits") == tmp_path / "run"
-
-
-@pytest.fixture
-def frozen_second(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_logger, "time", SimpleNamespace(strftime=lambda _format: "20260102-030405"))
-
-
-@pytest.mark.usefixtures("frozen_second")
-def test_a_chosen_folder_is_new():
-    chosen = []
-    for _ in range(4):
-        folder = run_dir.choose_folder(Config(), data_name="uoft-cs/cifar10")
-        assert folder not in chosen
-        chosen.append(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    assert [str(folder) for folder in chosen] == [
-        f"runs/cifar10-20260102-030405{end}" for end in ("", "-2", "-3", "-4")
-    ]
-
-
-@pytest.mark.usefixtures("frozen_second")
-def test_two_runs_begun_in_the_same_second_do_not_share_a_folder():
-    first, second = (run_dir.choose_folder(Config(), data_name="digits") for _ in range(2))
-    assert first != second, "between choosing and writing lie seconds, in which another run may choose"
-
 
 # ---- records --------------------------------------------------------------------------------------------------------
 
@@ -356,30 +144,6 @@ def test_nested_numbers_that_are_not_finite_become_null(tmp_path):
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == {"worst": [{"loss": None, "id": 3}]}
 
 
-def test_code_version_is_a_commit_of_this_checkout(tmp_path, monkeypatch):
-    source = tmp_path / "checkout" / "alexnet_dist" / "runlog.py"
-    source.parent.mkdir(parents=True)
-    source.write_text("")
-    monkeypatch.setattr(code_version_module, "__file__", str(source))
-
-    def git(*words):
-        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
-        command = ["git", "-C", str(tmp_path / "checkout"), *identity, *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    assert code_version_module.code_version() is None, "no checkout"
-    git("init")
-    assert code_version_module.code_version() is None, "installed within somebody else's checkout"
-    git("add", ".")
-    git("commit", "-m", "all")
-    commit = git("rev-parse", "HEAD")
-    assert code_version_module.code_version() == commit
-    source.write_text("changed")
-    assert code_version_module.code_version() == f"{commit}-dirty"
-    monkeypatch.setenv("PATH", "")
-    assert code_version_module.code_version() is None, "no git"
-
-
 # ---- the summary ----------------------------------------------------------------------------------------------------
 
 
@@ -404,13 +168,6 @@ def test_summary_is_replaced_in_one_step(tmp_path, monkeypatch):
     log.write_summary({"status": "new"})
     assert seen == [(json.dumps({"status": "old"}, indent=1) + "\n", {"status": "new"})], "new is whole, old untouched"
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"status": "old"}
-
-
-def test_write_text_replaces_and_leaves_nothing_behind(tmp_path):
-    for text in ("one", "zwölf\n"):
-        atomic_files.write_text(tmp_path / "a.txt", text)
-        assert (tmp_path / "a.txt").read_text(encoding="utf-8") == text
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 # ---- trackers that fail ---------------------------------------------------------------------------------------------
@@ -554,10 +311,6 @@ def test_training_waits_where_too_much_is_still_to_be_drawn(tmp_path):
     training.join(60)
     log.close()
     assert len(drawn) == 10
-
-
-def offline(folder, **changes):
-    return start(folder, **{"log": LogConfig(), "wandb": WandbConfig(mode="offline"), **changes})
 
 
 def test_a_tracker_that_cannot_start_is_left_out(tmp_path, monkeypatch, caplog):

@@ -1,32 +1,24 @@
-"""What W&B and TensorBoard get, and on which axes; modes and logins; one run per folder."""
+"""What W&B gets, and on which axes; modes and logins; one run per folder."""
 
 import copy
 import functools
 import json
 import queue
-import struct
-import sys
 import threading
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
-import torch
 import wandb
 from PIL import Image
+from run_logs import KEY, offline, record, show, start
 
-from alexnet_dist.config import LogConfig, WandbConfig
+from alexnet_dist.config import WandbConfig
 from alexnet_dist.errors import UserError
-from alexnet_dist.tracking import wandb_repair, wandb_tracker
+from alexnet_dist.tracking import wandb_tracker
 from alexnet_dist.tracking.tracker import Media, Weights
-from tests.unit.tracking.test_run_logger import KEY, environment, offline, record, start  # noqa: F401 - the fixture empties the environment
 
 BLACK = np.zeros((2, 2, 3), np.uint8)
-
-
-def show(log, at, pictures, captions=None, **histograms):
-    log.show(at, lambda: Media(pictures, captions or {}, histograms))
 
 
 # ---- where W&B records go -------------------------------------------------------------------------------------------
@@ -169,15 +161,6 @@ def test_an_offline_run(tmp_path):
     again.close()
     assert (folder / "wandb" / "run_id").read_text() == run_id
     assert {path.name for path in (folder / "wandb").glob("offline-run-*/run-*.wandb")} == {f"run-{run_id}.wandb"}
-
-
-@pytest.fixture
-def spy(monkeypatch, tmp_path):
-    """What the tracker says to wandb."""
-    run = mock.Mock(dir=str(tmp_path / "x" / "files"), url="https://wandb.example/run")
-    run.summary = {}
-    monkeypatch.setattr(wandb, "init", mock.Mock(return_value=run))
-    return run
 
 
 def test_a_run_is_described_to_wandb(tmp_path, spy):
@@ -348,48 +331,6 @@ def test_a_run_that_was_killed_sends_its_records_again(tmp_path, spy):
     assert not spy.log.called, "this time it was closed"
 
 
-def log_file(*sizes, torn=0):
-    """A .wandb file with records of these sizes, less some bytes at its end; and where each record ends."""
-    content, ends = b"\0" * 7, []
-    for size in sizes:
-        left, chunks = size, 0
-        while left or not chunks:
-            room = 32_768 - len(content) % 32_768
-            if room < 7:
-                content += b"\0" * room
-                continue
-            length = min(left, room - 7)
-            left, chunks = left - length, chunks + 1
-            kind = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}[chunks == 1, left == 0]
-            content += struct.pack("<IHB", 0, length, kind) + b"x" * length
-        ends.append(len(content))
-    return content[: len(content) - torn], ends
-
-
-@pytest.mark.parametrize("torn", [0, 1, 40, 70_000])
-@pytest.mark.parametrize("sizes", [(10,), (100, 50), (32_747, 5), (32_755, 5), (90_000, 80_000), (32_761 - 7,)])
-def test_a_torn_log_ends_behind_its_last_whole_record(sizes, torn):
-    content, ends = log_file(*sizes, torn=torn)
-    whole = [end for end in ends if end <= len(content)]
-    assert wandb_repair._end_of_records(content) == (whole[-1] if whole else 7)
-
-
-def test_parts_of_a_killed_run_are_mended(tmp_path, spy):
-    """`wandb sync` 0.31 sends no part behind one that is torn, and none at all if one is empty."""
-    del spy
-    wandb_folder = tmp_path / "run" / "wandb"
-    torn, ends = log_file(100, 50, torn=3)
-    whole, _ = log_file(100)
-    for name, content in (("offline-run-1-a", whole[:7]), ("run-2-a", torn), ("offline-run-3-a", whole)):
-        (wandb_folder / name).mkdir(parents=True)
-        (wandb_folder / name / "run-a.wandb").write_bytes(content)
-    (wandb_folder / "latest-run").symlink_to(wandb_folder / "offline-run-1-a")
-    (wandb_folder / "unfinished").touch()
-    offline(tmp_path / "run").close()
-    left = {path.parent.name: path.read_bytes() for path in wandb_folder.glob("*run-*/run-*.wandb")}
-    assert left == {"run-2-a": torn[: ends[0]], "offline-run-3-a": whole}
-
-
 def test_settings_can_be_copied(tmp_path, spy):
     """wandb copies them deeply where a server did not take all in time; a queue behind `stop` cannot be."""
     del spy
@@ -458,63 +399,3 @@ def test_without_the_wish_no_rank_joins(tmp_path, spy, monkeypatch):
     del spy
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert offline(tmp_path / "run", wandb=WandbConfig(mode="online")).shared_id() is None
-
-
-# ---- TensorBoard ----------------------------------------------------------------------------------------------------
-
-
-def read_events(folder):
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulators.EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    return events
-
-
-def with_tensorboard(folder, **changes):
-    pytest.importorskip("tensorboard")
-    return start(folder, log=LogConfig(trackers=("tensorboard",)), **changes)
-
-
-def scalars(events, tag):
-    return [(event.step, event.value) for event in events.Scalars(tag)]
-
-
-def test_tensorboard_events(tmp_path):
-    log = with_tensorboard(tmp_path / "run")
-    assert str(tmp_path / "run" / "tensorboard") in log.tracking
-    log.log(record(1, **{"train/loss": 2.0}))
-    log.log(record(3, **{"train/loss": 1.5, "val/top1": 0.25, "note": "words"}))
-    picture = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
-    show(log, record(3), {"kernels/a": picture}, {"kernels/a": "caption"}, **{"kernels/norms": np.arange(5.0)})
-    log.confusion(record(3), np.eye(2), ("a", "b"))  # nothing of it is for TensorBoard
-    log.write_summary({"status": "finished"})
-    log.close()
-    events = read_events(tmp_path / "run")
-    assert scalars(events, "train/loss") == [(1, 2.0), (3, 1.5)]
-    assert scalars(events, "val/top1") == [(3, 0.25)]
-    assert scalars(events, "epoch") == [(1, 1.0), (3, 1.0)]
-    assert set(events.Tags()["scalars"]) == {"epoch", "train/loss", "val/top1"}
-    assert events.Histograms("kernels/norms")[0].histogram_value.num == 5
-    (image,) = events.Images("kernels/a")
-    assert (image.step, image.width, image.height) == (3, 4, 6)
-    (tmp_path / "shown.png").write_bytes(image.encoded_image_string)
-    with Image.open(tmp_path / "shown.png") as shown:
-        assert np.array_equal(np.array(shown), picture)
-
-
-def test_tensorboard_hides_what_was_cut_by_a_resume(tmp_path):
-    first = with_tensorboard(tmp_path / "run")
-    for step in (1, 2, 3):
-        first.log(record(step, **{"train/loss": float(step)}))
-    first.close()
-    again = with_tensorboard(tmp_path / "run", step=2)
-    again.log(record(3, **{"train/loss": 33.0}))
-    again.close()
-    assert scalars(read_events(tmp_path / "run"), "train/loss") == [(1, 1.0), (2, 2.0), (3, 33.0)]
-
-
-def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    monkeypatch.delattr(torch.utils, "tensorboard", raising=False)
-    with pytest.raises(UserError, match="pip install"):
-        start(tmp_path / "run", log=LogConfig(trackers=("tensorboard",)))

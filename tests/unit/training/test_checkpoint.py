@@ -4,16 +4,16 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from checkpoints import network, save, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from torch import nn
 
 from alexnet_dist.config import OptimConfig
@@ -21,31 +21,6 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.training import checkpoint
 from alexnet_dist.training import optimizer as optimizer_module
 from alexnet_dist.training import progress as progress_module
-
-ROOT = Path(__file__).parents[3]
-
-
-def network(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
-    return model.to(memory_format=torch.channels_last)
-
-
-def trained(name: str = "adam", steps: int = 3, model: nn.Module | None = None, optimizer=None):
-    model = model or network()
-    optimizer = optimizer or optimizer_module.build(model, OptimConfig(name=name, lr=0.01))
-    generator = torch.Generator().manual_seed(steps)
-    for _ in range(steps):
-        model(torch.randn(4, 3, 8, 8, generator=generator)).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model, optimizer
-
-
-def save(folder: Path, *, step: int = 7, ema: nn.Module | None = None, model=None, optimizer=None, **state) -> Path:
-    if model is None:
-        model, optimizer = trained()
-    return checkpoint.save(folder, step=step, model=model, optimizer=optimizer, ema=ema, state=state)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
@@ -196,75 +171,6 @@ def test_full_disk_leaves_earlier_checkpoints_and_no_rubbish(tmp_path, monkeypat
         save(tmp_path, step=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     assert checkpoint.newest(tmp_path)[0].name == "step_00000001"
-
-
-def test_file_size_limit_of_the_system_is_one_clear_error(tmp_path):
-    """A real refusal by the kernel in the middle of a write, in a process of its own."""
-    code = (
-        "import signal, resource, sys; from pathlib import Path; sys.path[:0] = ['tests/support', '.']\n"
-        "import tests.unit.training.test_checkpoint as t\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "model, optimizer = t.trained()\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        f"try: t.save(Path({str(tmp_path)!r}), step=2, model=model, optimizer=optimizer)\n"
-        "except t.UserError as error: print('refused:', error)\n"
-    )
-    save(tmp_path, step=1)
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "refused: the checkpoint" in ended.stdout, ended.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
-
-
-@pytest.mark.parametrize("moment", ["model", "optimizer", "manifest", "rename"])
-def test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one(tmp_path, moment):
-    """The process dies without warning (as by SIGKILL) between two steps of the save."""
-    code = (
-        "import os, sys; sys.path[:0] = ['tests/support', '.']; from pathlib import Path\n"
-        "import tests.unit.training.test_checkpoint as t\n"
-        "from alexnet_dist import atomic_files as files\nfrom alexnet_dist.training import checkpoint\n"
-        "def die_after(count, original):\n"
-        "    calls = []\n"
-        "    def wrapped(*a, **k):\n"
-        "        result = original(*a, **k) if len(calls) < count else os._exit(9)\n"
-        "        calls.append(1)\n"
-        "        return result\n"
-        "    return wrapped\n"
-        f"moment = {moment!r}\n"
-        "if moment in ('model', 'optimizer'):\n"
-        "    checkpoint._save_tensors = die_after(moment == 'optimizer', checkpoint._save_tensors)\n"
-        "elif moment == 'manifest': files.write_text = die_after(1, files.write_text)\n"
-        "else: Path.rename = die_after(0, Path.rename)\n"
-        f"t.save(Path({str(tmp_path)!r}), step=2)\n"
-    )
-    save(tmp_path, step=1)
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 9, ended.stderr
-    complete = moment == "rename"  # all of it was on the disk, only its name was missing
-    assert checkpoint.newest(tmp_path)[0].name == f"step_0000000{1 + complete}"
-    save(tmp_path, step=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000002"]
-
-
-@pytest.mark.parametrize("renames", [0, 1])
-def test_a_kill_while_a_checkpoint_is_replaced_leaves_one(tmp_path, renames):
-    """The only checkpoint there is, and the process dies between the two renames that replace it, or before both."""
-    code = (
-        "import os, sys; sys.path[:0] = ['tests/support', '.']; from pathlib import Path\n"
-        "import tests.unit.training.test_checkpoint as t\n"
-        "rename, calls = Path.rename, []\n"
-        "def dying(self, to):\n"
-        f"    if len(calls) == {renames}: os._exit(9)\n"
-        "    calls.append(1)\n"
-        "    return rename(self, to)\n"
-        "Path.rename = dying\n"
-        f"t.save(Path({str(tmp_path)!r}), step=1, progress='new')\n"
-    )
-    save(tmp_path, step=1, progress="old")
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 9, ended.stderr
-    assert checkpoint.newest(tmp_path)[1]["progress"] == ("new" if renames else "old")
-    save(tmp_path, step=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000002"]
 
 
 def test_files_are_flushed_before_the_rename(tmp_path, monkeypatch):

@@ -1,16 +1,14 @@
-"""The two loops, step by step: golden losses, what a step costs in waiting, and exact evaluation."""
+"""The training loop, step by step: golden losses, and what a step costs in waiting."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tiny import losses, records, run, summary
-from torch import nn
+from tiny import losses, records, run
 
 from alexnet_dist.data import augment
-from alexnet_dist.training import eval_loop, train_loop
+from alexnet_dist.training import train_loop
 
 # Two epochs of tests/support/tiny.py's run at seed 0, torch 2.14.1 on a CPU. They change with initial weights, order,
 # augmentation, dropout, loss, optimizer or schedule. If you meant to change one of these, show a measured curve and put
@@ -24,73 +22,6 @@ GOLDEN_WITHOUT_DROPOUT = [2.253221, 2.353596, 2.304852, 2.259704, 2.275433, 2.25
 )
 def test_golden_losses(tmp_path, flags, golden):
     assert losses(run(tmp_path / "run", "--optim.lr", "3e-3", *flags)) == pytest.approx(golden, rel=1e-4)
-
-
-def test_evaluation_equals_a_plain_count(tmp_path, monkeypatch):
-    seen: list[tuple[train_loop.Job, train_loop.Evaluation]] = []
-    evaluate = eval_loop.evaluate
-    monkeypatch.setattr(
-        eval_loop, "evaluate", lambda job, **how: (result := evaluate(job, **how), seen.append((job, result)))[0]
-    )
-    run(tmp_path / "run", "--epochs", "1", "--optim.lr", "5e-3")
-    ((job, result),) = seen
-    module = job.accelerator.unwrap_model(job.model).eval()
-    split = job.eval_loader.dataset
-    logits = module(job.preprocess(torch.from_numpy(split.images))).detach()
-    labels = torch.from_numpy(split.labels)
-    assert result.num_images == 52
-    assert result.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
-    expected = torch.zeros(10, 10, dtype=torch.int64)
-    for label, predicted in zip(labels.tolist(), logits.argmax(1).tolist(), strict=True):
-        expected[label, predicted] += 1
-    assert result.confusion.tolist() == expected.tolist()
-    assert result.top1 == pytest.approx((logits.argmax(1) == labels).double().mean().item())
-
-
-def test_evaluation_uses_stored_images_and_no_dropout(tmp_path, monkeypatch):
-    """Evaluated twice, the same to the bit; trained on between, not."""
-    results = []
-    evaluate = eval_loop.evaluate
-
-    def twice(job, **how):
-        results.append([evaluate(job).loss, evaluate(job).loss])
-        return evaluate(job, **how)
-
-    monkeypatch.setattr(eval_loop, "evaluate", twice)
-    run(tmp_path / "run")
-    assert results[0][0] == results[0][1]
-    assert results[0][0] != results[1][0]
-
-
-class Lopsided(nn.Module):
-    """Random weights on the pixels: what it says of an image and of its mirror image has nothing in common."""
-
-    def forward(self, images):
-        pixels = images.float().flatten(1)
-        return F.linear(pixels, torch.randn(10, pixels.shape[1], generator=torch.Generator().manual_seed(3)))
-
-
-def test_mirrored_evaluation_averages_both_sides(tmp_path, monkeypatch):
-    """At the last evaluation alone, and the plain figure stays what it was."""
-    seen, lopsided = [], []
-    evaluate = eval_loop.evaluate
-
-    def look(job, **how):
-        seen.append(job)
-        lopsided.append(evaluate(dataclasses.replace(job, model=Lopsided()), **how))
-        return lopsided[-1]
-
-    monkeypatch.setattr(eval_loop, "evaluate", look)
-    folder = run(tmp_path / "run")
-    assert ["val/top1_flip_tta" in line for line in records(folder) if "val/top1" in line] == [False, True]
-    images = torch.from_numpy(seen[-1].eval_loader.dataset.images)
-    labels = torch.from_numpy(seen[-1].eval_loader.dataset.labels)
-    sides = [Lopsided()(seen[-1].preprocess(side)) for side in (images, images.flip(-1))]
-    right = [(votes.argmax(1) == labels).double().mean().item() for votes in (sides[0], sum(sides), sides[1])]
-    assert len(set(right)) == 3, "three answers that can be told apart"
-    assert (lopsided[0].top1, lopsided[0].top1_flip_tta) == (pytest.approx(right[0]), None)
-    assert (lopsided[1].top1, lopsided[1].top1_flip_tta) == pytest.approx(tuple(right[:2]))
-    assert (summary(folder)["final_top1"], summary(folder)["final_top1_flip_tta"]) == pytest.approx(tuple(right[:2]))
 
 
 def test_mixed_images_count_for_both_labels(tmp_path, monkeypatch):
@@ -166,37 +97,3 @@ def test_the_watch_sees_waiting():
     with NoWaiting() as mode:
         torch.ones(3).sum().item()
     assert mode.waits == 1
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_gpu_is_close_to_the_cpu(tmp_path, precision):
-    flags = ["--model.dropout", "0", "--max-steps", "3"]
-    cpu = losses(run(tmp_path / "cpu", *flags, "--runtime.cpu"))
-    gpu = losses(run(tmp_path / "gpu", *flags, "--runtime.precision", precision))
-    assert gpu == pytest.approx(cpu, rel={"fp32": 1e-3, "bf16": 2e-2, "fp16": 1e-2}[precision])
-
-
-@pytest.mark.gpu
-def test_compiled_network_on_the_gpu_is_close_to_the_cpu(tmp_path):
-    flags = ["--model.dropout", "0", "--max-steps", "3"]
-    cpu = losses(run(tmp_path / "cpu", *flags, "--runtime.cpu"))
-    assert losses(run(tmp_path / "gpu", *flags, "--runtime.compile")) == pytest.approx(cpu, rel=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("stop", [2, 3])
-def test_stopped_gpu_run_goes_on_as_the_undisturbed_one(tmp_path, stop):
-    """To rounding: cuDNN's fastest algorithms add in no fixed order."""
-    whole, cut = run(tmp_path / "whole"), run(tmp_path / "cut", "--max-steps", str(stop))
-    run(cut, "--resume", "must")
-    assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
-
-
-@pytest.mark.gpu
-def test_enlargement_on_the_gpu_is_pillows():
-    from alexnet_dist.data.resize import enlarge
-
-    for source in (8, 32):
-        images = torch.randint(0, 256, (16, 3, source, source), dtype=torch.uint8)
-        assert torch.equal(enlarge(images.cuda(), 224).cpu(), enlarge(images, 224))

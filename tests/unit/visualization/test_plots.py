@@ -1,10 +1,11 @@
-"""Curves and confusion matrices: files that can be opened and that show what they were given."""
+"""Curves, confusion matrices and sheets of pictures: files that can be opened and that show what they were given."""
 
 import sys
 import warnings
 
 import numpy as np
 import pytest
+from exhibits import dataset
 from PIL import Image
 
 from alexnet_dist.visualization import plots
@@ -128,3 +129,23 @@ def test_figures_need_no_window_system(tmp_path, monkeypatch):
     plots.save_curves(records_of(1), tmp_path, num_classes=10)
     plots.save_confusion(np.eye(2, dtype=np.int64), ["cat", "dog"], tmp_path / "confusion.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "confusion.png", "loss.png"]
+
+
+# ---- thumbnails and sheets -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 32, 64, 100])
+def test_thumbnails_are_square_and_sharp(size):
+    image = dataset(size=size).test.images[0]
+    shown = plots.thumbnail(image)
+    assert shown.shape == (64, 64, 3)
+    if 64 % size == 0:
+        assert np.array_equal(shown[:: 64 // size, :: 64 // size], image.transpose(1, 2, 0))
+        assert len(np.unique(shown)) <= len(np.unique(image)), "pixels are repeated, not mixed"
+
+
+def test_sheet_sets_pictures_in_rows_of_eight():
+    tiles = [np.full((4, 4, 3), value, np.uint8) for value in range(11)]
+    sheet = plots.sheet(tiles)
+    assert sheet.shape == (8, 32, 3)
+    assert sheet[::4, ::4, 0].tolist() == [list(range(8)), [8, 9, 10, 255, 255, 255, 255, 255]]

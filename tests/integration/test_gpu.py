@@ -1,0 +1,39 @@
+"""Runs on a GPU against the same runs on the CPU."""
+
+import pytest
+import torch
+from tiny import losses, run
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_gpu_is_close_to_the_cpu(tmp_path, precision):
+    flags = ["--model.dropout", "0", "--max-steps", "3"]
+    cpu = losses(run(tmp_path / "cpu", *flags, "--runtime.cpu"))
+    gpu = losses(run(tmp_path / "gpu", *flags, "--runtime.precision", precision))
+    assert gpu == pytest.approx(cpu, rel={"fp32": 1e-3, "bf16": 2e-2, "fp16": 1e-2}[precision])
+
+
+@pytest.mark.gpu
+def test_compiled_network_on_the_gpu_is_close_to_the_cpu(tmp_path):
+    flags = ["--model.dropout", "0", "--max-steps", "3"]
+    cpu = losses(run(tmp_path / "cpu", *flags, "--runtime.cpu"))
+    assert losses(run(tmp_path / "gpu", *flags, "--runtime.compile")) == pytest.approx(cpu, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stop", [2, 3])
+def test_stopped_gpu_run_goes_on_as_the_undisturbed_one(tmp_path, stop):
+    """To rounding: cuDNN's fastest algorithms add in no fixed order."""
+    whole, cut = run(tmp_path / "whole"), run(tmp_path / "cut", "--max-steps", str(stop))
+    run(cut, "--resume", "must")
+    assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_enlargement_on_the_gpu_is_pillows():
+    from alexnet_dist.data.resize import enlarge
+
+    for source in (8, 32):
+        images = torch.randint(0, 256, (16, 3, source, source), dtype=torch.uint8)
+        assert torch.equal(enlarge(images.cuda(), 224).cpu(), enlarge(images, 224))

@@ -1,0 +1,40 @@
+"""The shipped recipes: all of them load, and hold what their names promise."""
+
+import pytest
+from places import ROOT
+
+from alexnet_dist.config import Config, flat, parse, to_dict
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_load(recipe):
+    assert isinstance(parse(["--config", str(recipe)]), Config)
+
+
+def test_lecture_recipe_is_the_lecture():
+    config = parse(["--config", str(ROOT / "recipes/lecture.yaml")])
+    assert (config.epochs, config.data.dataset, config.data.batch_size, config.data.image_size) == (
+        2,
+        "cifar10",
+        512,
+        224,
+    )
+    assert (config.data.augment, config.data.normalize) == (False, False)
+    assert (config.optim.name, config.optim.lr, config.optim.schedule) == ("adam", 1e-4, "constant")
+    assert (config.optim.weight_decay, config.optim.label_smoothing, config.optim.scale_lr) == (0, 0, "none")
+    assert (config.model.init, config.model.dropout, config.data.mixup, config.data.cutmix) == (
+        "torch",
+        0.5,
+        None,
+        None,
+    )
+
+
+def test_the_reference_recipe_is_the_default():
+    written, default = (
+        flat(to_dict(parse(flags))) for flags in (["--config", str(ROOT / "recipes/reference.yaml")], [])
+    )
+    assert {key: written[key] for key in written if written[key] != default[key]} == {"optim.weight_decay": 0.5}
+    assert default["optim.weight_decay"] is None, (
+        "which is AdamW's 0.5 (test_optimizer), and right for other optimizers too"
+    )

@@ -1,0 +1,98 @@
+"""Threads, measured peak and memory of the machine."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from launches import config_for
+
+from alexnet_dist.distributed import accelerator as accelerator_module
+from alexnet_dist.distributed import hardware as hardware_module
+
+
+@pytest.mark.parametrize(
+    ("cores", "wished", "local_world_size", "threads"),
+    [
+        (8, None, None, 8),
+        (8, "1", None, 8),  # what launchers set
+        (8, "3", None, 3),
+        (8, "3", "4", 3),
+        (8, "1", "2", 4),
+        (8, None, "3", 2),
+        (2, "1", "8", 1),
+        (8, "0", None, 8),
+        (8, "", None, 8),
+        (8, "many", None, 8),
+    ],
+)
+def test_cpu_threads(cores, wished, local_world_size, threads, monkeypatch):
+    monkeypatch.setattr(accelerator_module.os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
+    if wished is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", wished)
+    if local_world_size is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local_world_size)
+    assert hardware_module.cpu_threads() == threads
+
+
+def test_survey_measures_the_peak(monkeypatch):
+    accelerator, precision = accelerator_module.make_accelerator(config_for(cpu=True, precision="fp32"))
+    measured = []
+    monkeypatch.setattr(hardware_module, "matmul_flops", lambda *arguments: measured.append(arguments) or 2.5e11)
+    hardware = hardware_module.survey(accelerator, precision)
+    assert measured == [(torch.device("cpu"), torch.float32)]
+    assert hardware.peak_flops == 2.5e11
+    assert (hardware.device, hardware.device_type, hardware.world_size) == ("CPU", "cpu", 1)
+    assert hardware.threads == torch.get_num_threads()
+
+
+def test_matrix_products_are_counted_by_hand(monkeypatch):
+    ticks = iter([0.0, 0.25, 1.0, 1.5, 2.0, 2.125])  # start and end of each product
+    monkeypatch.setattr(accelerator_module.time, "perf_counter", lambda: next(ticks))
+    products = []
+    monkeypatch.setattr(torch, "mm", lambda left, right, out=None: products.append((left.shape + right.shape, out)))
+    monkeypatch.setattr(torch, "randn", lambda *shape, **_kwargs: torch.empty(shape, device="meta"))
+    flops = hardware_module.matmul_flops(torch.device("cpu"), torch.float32)
+    assert flops == 2 * 4096**3 / 0.25, "the best of those that fit into half a second"
+    assert products == [(torch.Size([4096] * 4), None)] * 3, "one to warm up, two measured"
+
+
+TOUCH_FRESH_MEMORY = """
+import resource, sys, torch
+from alexnet_dist import distributed
+if sys.argv[1] == "keep":
+    distributed.keep_freed_memory()
+for turn in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    del_me = [torch.ones(16 << 20) for _ in range(4)]  # 64 MB each: what the features of a batch need
+    del del_me
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's")
+def test_freed_memory_is_kept_for_the_next_step():
+    def page_faults(mode):
+        command = [sys.executable, "-c", TOUCH_FRESH_MEMORY, mode]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    pages = 4 * (64 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert page_faults("return") > pages / 2, "or the test shows nothing"
+    assert page_faults("keep") < pages / 50
+
+
+def test_a_cpu_run_keeps_freed_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr(hardware_module, "keep_freed_memory", lambda: calls.append("kept"))
+    accelerator_module.make_accelerator(config_for(cpu=True))
+    assert calls == ["kept"]
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(accelerator_module.ctypes, "CDLL", lambda _name: object())
+    hardware_module.keep_freed_memory()
+    monkeypatch.setattr(accelerator_module.sys, "platform", "darwin")
+    monkeypatch.setattr(accelerator_module.ctypes, "CDLL", lambda _name: pytest.fail("no business there"))
+    hardware_module.keep_freed_memory()

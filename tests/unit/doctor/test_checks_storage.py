@@ -1,0 +1,137 @@
+"""Run folder, room, images and W&B: the level, and the way out."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+
+import pytest
+import torch
+import torchvision
+from preflight import assert_says
+from ranks import free_port
+
+from alexnet_dist.config import Config, parse
+from alexnet_dist.data import image_data, sources
+from alexnet_dist.doctor import checks_storage
+
+
+def test_a_run_folder_that_is_a_file_or_below_one(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/run"):
+        assert_says(checks_storage.run_folder(parse(["--out-dir", folder])), "error", "is no folder", "--out-dir")
+
+
+def test_a_run_folder_on_a_full_disk(small_disk):
+    with contextlib.suppress(OSError), (small_disk / "big").open("wb", buffering=0) as file:
+        file.write(bytes(2 << 20))
+        file.write(bytes(2 << 20))
+    assert_says(
+        checks_storage.run_folder(parse(["--out-dir", str(small_disk / "run")])), "error", "No space left", "--out-dir"
+    )
+
+
+def test_a_run_folder_that_holds_another_run(tmp_path):
+    assert_says(checks_storage.run_folder(parse(["--resume", "must"])), "error", "no --out-dir is given")
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    assert_says(
+        checks_storage.run_folder(parse(["--out-dir", "."])), "error", "seed: 1 -> 0", "choose another --out-dir"
+    )
+    assert_says(checks_storage.run_folder(parse(["--out-dir", ".", "--seed", "1"])), "ok", "continues the run there")
+
+
+def test_no_room_for_a_checkpoint(small_disk):
+    assert_says(checks_storage.disk(parse(["--out-dir", str(small_disk / "run")])), "error", "685 MB and would not fit")
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "keep", "level"), [(3.0e9, 0, 2, "ok"), (2.0e9, 0, 2, "warning"), (2.0e9, 1e9, 2, "ok")]
+)
+def test_room_for_some_checkpoints(*, monkeypatch, tmp_path, free, held, keep, level):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9e9, 0, free))
+    kept = tmp_path / "checkpoints/step_00000001"
+    kept.mkdir(parents=True)
+    with (kept / "model.safetensors").open("wb") as file:
+        file.truncate(int(held))
+    finding = checks_storage.disk(parse(["--out-dir", ".", "--checkpoint.keep", str(keep)]))
+    assert_says(finding, level, "up to 4", *(["--checkpoint.keep"] if level == "warning" else []))
+
+
+@pytest.mark.parametrize("flags", [[], ["--optim.name", "sgd"], ["--optim.name", "lars"], ["--optim.ema", "0.9"]])
+def test_the_size_of_a_checkpoint_is_that_of_its_tensors(flags):
+    config = parse(flags)
+    with torch.device("meta"):
+        network = torchvision.models.alexnet(num_classes=10)
+    copies = {"adamw": 2, "sgd": 1, "lars": 1}[config.optim.name] + 1 + bool(config.optim.ema)
+    assert checks_storage.checkpoint_bytes(config) == 4 * copies * sum(p.numel() for p in network.parameters())
+
+
+def test_images_that_are_not_there(tmp_path, image_folder):
+    (tmp_path / "empty").mkdir()
+    for name, fragment in [
+        ("./gone", "no such folder"),
+        ("empty", "neither parquet"),
+        ("cifar", "no data set of that"),
+    ]:
+        assert_says(checks_storage.data_set(parse(["--data.dataset", name]).data, {}), "error", fragment)
+    folder = str(image_folder())
+    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, {}), "ok", "found")
+    (tmp_path / "file").write_text("")
+    blocked = parse(["--data.dataset", folder, "--data.cache-dir", "file"]).data
+    assert_says(checks_storage.data_set(blocked, {}), "error", "give --data.cache-dir")
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    monkeypatch.setattr(checks_storage.importlib.util, "find_spec", lambda _: None)
+    assert_says(checks_storage.data_set(parse(["--data.dataset", "digits"]).data, {}), "error", "alexnet_dist[demo]")
+    assert_says(checks_storage.data_set(parse(["--data.dataset", "synthetic"]).data, {}), "ok")
+
+
+def test_a_hub_that_cannot_be_reached(web, taken):
+    cifar, offline = parse([]).data, {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": web}
+    assert_says(checks_storage.data_set(cifar, offline), "error", "HF_HUB_OFFLINE is set", "--data.dataset FOLDER")
+    silent = {"HF_ENDPOINT": f"http://key:secret@127.0.0.1:{taken}"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sources.answers.__kwdefaults__, "seconds", 0.2)
+        finding = checks_storage.data_set(cifar, silent)
+    assert_says(finding, "error", "127.0.0.1 does not answer", "--data.fallback digits")
+    assert "secret" not in finding.message
+    instead = parse(["--data.fallback", "digits"]).data
+    assert_says(checks_storage.data_set(instead, offline), "warning", "TRAINS ON digits INSTEAD")
+    assert_says(checks_storage.data_set(cifar, {"HF_ENDPOINT": web}), "ok", "the Hub answers")
+
+
+@pytest.mark.parametrize("revision", [None, "abc"])
+def test_images_that_were_decoded_before_are_found_where_the_run_finds_them(monkeypatch, revision):
+    digits = sources.load(parse(["--data.dataset", "digits"]).data)
+    monkeypatch.setattr(sources, "_read_hub", lambda *_: (digits.train, digits.test, digits.class_names))
+    config = parse(["--data.revision", revision] if revision else []).data
+    assert_says(checks_storage.data_set(config, os.environ), "error", "not here")
+    assert isinstance(sources.load(config), image_data.ImageData)
+    assert_says(checks_storage.data_set(config, os.environ), "ok", "decoded already")
+    other = dataclasses.replace(config, revision="another")
+    assert_says(checks_storage.data_set(other, os.environ), "error", "not here")
+
+
+def test_images_in_the_hubs_own_cache(tmp_path):
+    (tmp_path / "hub/datasets/uoft-cs___cifar10").mkdir(parents=True)
+    environment = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    assert_says(checks_storage.data_set(Config().data, environment), "ok", "downloaded already")
+
+
+def test_wandb(monkeypatch, web):
+    monkeypatch.delenv("WANDB_MODE")
+    assert_says(checks_storage.wandb(Config(), {}, records=True), "warning", "no login: run `wandb login`")
+    online = parse(["--wandb.mode", "online"])
+    assert_says(checks_storage.wandb(online, {}, records=True), "error", "needs a login")
+    assert_says(checks_storage.wandb(parse(["--wandb.mode", "offline"]), {}, records=True), "ok", "offline (asked for)")
+    assert_says(checks_storage.wandb(parse(["--log.trackers"]), {}, records=True), "ok", "not used")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
+    finding = checks_storage.wandb(Config(), {"WANDB_BASE_URL": web}, records=True)
+    assert_says(finding, "ok", "online (WANDB_API_KEY)")
+    assert "secret" not in finding.message
+    refused = {"WANDB_BASE_URL": f"http://user:secret@127.0.0.1:{free_port()}"}
+    finding = checks_storage.wandb(Config(), refused, records=True)
+    assert_says(finding, "warning", "127.0.0.1 does not answer", "wandb sync")
+    assert "secret" not in finding.message
+    assert_says(checks_storage.wandb(Config(), refused, records=False), "ok")

@@ -1,0 +1,56 @@
+"""Pictures of the page: the slider's frames and the thumbnails."""
+
+import json
+
+import numpy as np
+from run_folders import EPOCH_PICTURES, make_run, page_of, pixel, records_of
+
+from alexnet_dist.text import NBSP
+
+
+def test_the_slider_has_a_frame_for_each_epoch(tmp_path):
+    page = page_of(make_run(tmp_path / "run", epochs=4))
+    frames, pictures = page.data["player"]["frames"], page.data["player"]["pictures"]
+    assert [frame["value"] for frame in frames] == [f"epoch {epoch} of 4" for epoch in range(1, 5)]
+    assert frames[1]["caption"] == f"epoch 2 of 4, step 20, top-1 52.00{NBSP}%"
+    text = "relative change 0.2000, cosine to the start 0.9900, 3 dead kernels, kernel norms 0.25 / 0.5 / 0.75"
+    assert frames[1]["texts"]["0-conv2"] == f"{text} (least / median / most)"
+    for epoch, frame in enumerate(frames, 1):
+        assert set(frame["images"]) == {f"0-{name}" for name in EPOCH_PICTURES}
+        for place, name in enumerate(EPOCH_PICTURES):
+            shown = (place, 0, 100) if name.endswith("before") else (place, epoch, 100)
+            assert pixel(pictures[frame["images"][f"0-{name}"]]) == (shown, (16, 16)), "the same picture to the bit"
+    assert len(pictures) == 4 + 8 * 4, "what does not change is held once"
+    slider = next(a for a in page.all("input") if a["type"] == "range")
+    assert slider | {"min": "0", "max": "3", "value": "3", "aria-valuetext": "epoch 4 of 4"} == slider
+    assert [label["for"] for label in page.all("label")] == [slider["id"]]
+    slots = {image["data-slot"]: image for image in page.all("img") if "data-slot" in image}
+    assert set(slots) == set(frames[-1]["images"])
+    for slot, image in slots.items():
+        assert image["src"] == pictures[frames[-1]["images"][slot]], "without scripts, the last epoch"
+        assert image["alt"]
+
+
+def test_many_epochs_are_thinned_and_said_to_be(tmp_path):
+    page = page_of(make_run(tmp_path / "run", epochs=75))
+    shown = [int(frame["value"].split()[1]) for frame in page.data["player"]["frames"]]
+    assert len(shown) == 60
+    assert (shown[0], shown[-1]) == (1, 75)
+    assert set(np.diff(shown)) == {1, 2}
+    assert "60 of 75 epochs with pictures are shown, evenly spaced" in page.text
+    assert len(page.chart("accuracy")["traces"][0]["x"]) == 75, "the curves have all"
+    assert "25 of 75 places" in page.text
+
+
+def test_pictures_of_epochs_that_a_resumed_run_has_not_reached_again(tmp_path):
+    folder = make_run(tmp_path / "run", epochs=4)
+    lines = [json.dumps(record) for record in records_of(2)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    assert len(page_of(folder).data["player"]["frames"]) == 2
+
+
+def test_thumbnails_are_cut_in_order(tmp_path):
+    page = page_of(make_run(tmp_path / "run"))
+    thumbnails = [image for image in page.all("img") if image["alt"].startswith("test image")]
+    assert [image["alt"] for image in thumbnails] == [f"test image {17 + index}" for index in range(10)]
+    assert [pixel(image["src"]) for image in thumbnails] == [((index + 1, 50, 60), (64, 64)) for index in range(10)]

@@ -1,0 +1,98 @@
+"""Run folders that are older, unfinished, damaged or nearly empty."""
+
+import json
+import re
+
+import pytest
+from run_folders import EPOCH_PICTURES, make_run, page_of, records_of
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("stopped", "stopped; the same command continues it"),
+        ("max_steps", "ended early, at --max-steps"),
+        ("non-finite", "ended by a NaN"),
+        ("failed", "failed"),
+    ],
+)
+def test_a_run_that_is_not_finished_says_so(status, words, tmp_path):
+    page = page_of(make_run(tmp_path / "run", status=status))
+    assert words in page.text
+    assert "status unfinished" in [p.get("class") for p in page.all("p")]
+    assert "status unfinished" not in [p.get("class") for p in page_of(make_run(tmp_path / "fine")).all("p")]
+
+
+def test_a_fallback_is_announced(tmp_path):
+    page = page_of(make_run(tmp_path / "run", dataset="digits", fallback_for="cifar10"))
+    assert "cifar10 could not be had: this run trained on digits instead" in page.text
+    assert "could not be had" not in page_of(make_run(tmp_path / "fine")).text
+
+
+def test_what_differs_from_the_defaults_is_marked(tmp_path):
+    source = page_of(make_run(tmp_path / "run", epochs=3)).source
+    rows = re.findall(r"<tr([^>]*)><th scope=\"row\"><code>(--[\w.-]+)</code>", source)
+    assert {name for mark, name in rows if "changed" in mark} == {"--epochs", "--out-dir"}
+    assert {"--optim.lr", "--data.batch-size", "--wandb.tags"} <= {name for _, name in rows}
+
+
+def test_a_run_in_its_first_epoch(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = [json.dumps(record) for record in records_of(1)[:4]]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"global_step": 5, "epo')
+    page = page_of(folder)
+    assert "no summary yet" in page.text
+    assert page.chart("loss")["axis"] == "step"
+    assert page.chart("loss")["traces"][0]["x"] == [1, 2, 3, 4]
+    assert page.data["player"] is None
+    assert page.data["confusion"] is None
+    for words in ("Kernels", "Worst errors", "Configuration", "First training batch"):
+        assert words not in [*page.text.split("Curves"), page.text]
+
+
+def test_a_folder_without_a_record(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert "Nothing is recorded yet" in page_of(tmp_path).text
+
+
+def test_a_resumed_run_is_not_taken_for_finished(tmp_path):
+    folder = make_run(tmp_path / "run", status="stopped", global_step=20)
+    assert "in an earlier part of the run" in page_of(folder).text
+
+
+def test_an_older_run(tmp_path):
+    page = page_of(make_run(tmp_path / "run", newer=False))
+    assert len(page.data["player"]["frames"]) == 1
+    assert page.all("input") == []
+    assert {image["data-slot"] for image in page.all("img") if "data-slot" in image} == {
+        f"0-{name}" for name in EPOCH_PICTURES[:6]
+    }
+    assert "Confusion matrix of the test images" in [i["alt"].partition(",")[0] for i in page.all("img")]
+    assert "Worst errors" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", "[1, 2]"),
+        ("summary.json", '{"best_top1": "<b>", "images_per_second": true, "versions": 3, "world_size": {}}'),
+        ("summary.json", '{"steps_per_epoch": 1e999, "global_step": %s}' % ("9" * 500)),
+        ("config.yaml", "epochs: [1, {a: 2}]\n7: x\nout_dir: {1: 2}"),
+        ("config.yaml", "epochs: ]["),
+        ("evaluation.json", '{"class_names": ["a"], "confusion": [[1, 2]]}'),
+        ("evaluation.json", '{"class_names": ["a", 7], "confusion": [[1, 2], [0, 0]], "worst": [{"label": 9}, 3]}'),
+        ("evaluation.json", '{"class_names": ["a"], "confusion": [["<b>"]]}'),
+        ("figures/errors.png", "no picture"),
+        ("figures/epoch_0002/conv1_now.png", "\x89PNG\r\n\x1a\ntorn"),
+        ("figures/first_batch.png", ""),
+        ("metrics.jsonl", '7\n[]\n{"global_step": "x", "epoch": 1}\n{"global_step": 1, "epoch": 1, "val/top1": NaN}'),
+        ("metrics.jsonl", '{"global_step": 0, "epoch": 0, "val/loss": 1, "val/top1": null, "per_class/": "x"}'),
+    ],
+)
+def test_damaged_files_cost_their_part_alone(name, content, tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / name).write_text(content, encoding="utf-8")
+    page = page_of(folder)
+    assert page.all("h1")
+    assert "NaN" not in json.dumps(page.data)

@@ -1,0 +1,193 @@
+"""Which folder a run may write into, and which run may be continued."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from run_logs import config_for
+
+from alexnet_dist import config as configuration
+from alexnet_dist.config import Config, LogConfig, OptimConfig, WandbConfig
+from alexnet_dist.errors import UserError
+from alexnet_dist.tracking import run_dir, run_logger
+
+# ---- before all else ------------------------------------------------------------------------------------------------
+
+
+def recorded_run(folder, config):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(configuration.to_yaml(config))
+
+
+@pytest.mark.parametrize(
+    ("resume", "place", "refusal"),
+    [
+        ("auto", "run", None),
+        ("auto", "empty", None),
+        ("auto", "missing", None),
+        ("auto", "none given", None),
+        ("never", "run", "holds a run already"),
+        ("never", "empty", None),
+        ("never", "missing", None),
+        ("never", "none given", None),
+        ("must", "run", None),
+        ("must", "empty", "holds no run"),
+        ("must", "missing", "holds no run"),
+        ("must", "none given", "no --out-dir is given"),
+    ],
+)
+def test_resume_rules(resume, place, refusal, tmp_path):
+    folder = None if place == "none given" else tmp_path / "run"
+    config = config_for(folder, resume=resume)
+    if place == "run":
+        recorded_run(folder, config)
+    elif place == "empty":
+        folder.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    if refusal is None:
+        run_dir.check(config)
+    else:
+        with pytest.raises(UserError) as found:
+            run_dir.check(config)
+        assert refusal in str(found.value)
+        assert {"never": "--resume auto", "must": "--resume must"}[resume] in str(found.value)
+        assert folder is None or str(folder) in str(found.value)
+    assert sorted(tmp_path.rglob("*")) == before, "a check makes no files"
+
+
+def changed(config, field, value):
+    section, _, name = field.rpartition(".")
+    if not section:
+        return dataclasses.replace(config, **{name: value})
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{name: value})})
+
+
+ALLOWED = {
+    "epochs": 20,
+    "max_steps": 3,
+    "resume": "must",
+    "data.cache_dir": Path("elsewhere"),
+    "data.fallback": "digits",
+    "runtime.precision": "fp32",
+    "runtime.cpu": True,
+    "runtime.timeout_seconds": 5,
+    "runtime.probe_network": True,
+    "log.every_steps": 1,
+    "log.conv2_kernel": 7,
+    "wandb.project": "other",
+    "wandb.tags": ("a", "b"),
+    "checkpoint.keep": 5,
+    "checkpoint.every_steps": 10,
+}
+REFUSED = {
+    "seed": 1,
+    "data.dataset": "digits",
+    "data.revision": "abc",
+    "data.batch_size": 512,
+    "data.image_size": 112,
+    "data.limit": 10,
+    "data.val_fraction": 0.1,
+    "data.cutout": 0.5,
+    "data.mixup": 0.2,
+    "data.cutmix": 1.0,
+    "data.augment": False,
+    "data.normalize": False,
+    "model.pretrained": True,
+    "model.weights": Path("w.safetensors"),
+    "model.init": "he",
+    "model.dropout": 0.1,
+    "optim.name": "sgd",
+    "optim.lr": 0.001,
+    "optim.scale_lr": "sqrt",
+    "optim.schedule": "one-cycle",
+    "optim.warmup_epochs": 1.0,
+    "optim.weight_decay": 0.1,
+    "optim.clip_norm": 1.0,
+    "optim.label_smoothing": 0.2,
+    "optim.ema": 0.99,
+    "optim.accumulate": 2,
+}
+
+
+@pytest.mark.parametrize("field", ALLOWED)
+def test_a_continued_run_may_change_how_it_runs(field, tmp_path):
+    config = config_for(tmp_path / "run")
+    recorded_run(tmp_path / "run", config)
+    run_dir.check(changed(config, field, ALLOWED[field]))
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_a_continued_run_must_not_change_what_it_computes(field, tmp_path):
+    config = config_for(tmp_path / "run")
+    recorded_run(tmp_path / "run", config)
+    with pytest.raises(UserError, match="another configuration") as refusal:
+        run_dir.check(changed(config, field, REFUSED[field]))
+    assert f"({field}: " in str(refusal.value)
+    assert "; " not in str(refusal.value), "and nothing else is named"
+
+
+def test_the_refusal_names_old_and_new_values(tmp_path):
+    recorded_run(tmp_path / "run", config_for(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.0005 -> 0\.001; seed: 0 -> 3"):
+        run_dir.check(config_for(tmp_path / "run", seed=3, optim=OptimConfig(lr=1e-3)))
+
+
+def test_a_folder_may_have_moved(tmp_path):
+    recorded_run(tmp_path / "now", config_for(tmp_path / "then"))
+    run_dir.check(config_for(tmp_path / "now", resume="must"))
+
+
+@pytest.mark.parametrize("content", ["just words", "- a\n- list\n", "", "epochs: [1,\n", "a: b: c", b"\xff\xfe\x00bad"])
+def test_a_recorded_configuration_that_cannot_be_read(content, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"config\.yaml") as refusal:
+        run_dir.check(config_for(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_online_without_login_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(UserError, match="wandb login"):
+        run_dir.check(config_for(tmp_path, log=LogConfig(), wandb=WandbConfig(mode="online")))
+    run_dir.check(config_for(tmp_path, wandb=WandbConfig(mode="online")))  # without the tracker it does not matter
+
+
+# ---- choosing a folder ----------------------------------------------------------------------------------------------
+
+
+def test_the_folder_asked_for_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert run_dir.choose_folder(config_for(tmp_path / "run"), data_name="digits") == tmp_path / "run"
+
+
+@pytest.fixture
+def frozen_second(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_logger, "time", SimpleNamespace(strftime=lambda _format: "20260102-030405"))
+
+
+@pytest.mark.usefixtures("frozen_second")
+def test_a_chosen_folder_is_new():
+    chosen = []
+    for _ in range(4):
+        folder = run_dir.choose_folder(Config(), data_name="uoft-cs/cifar10")
+        assert folder not in chosen
+        chosen.append(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    assert [str(folder) for folder in chosen] == [
+        f"runs/cifar10-20260102-030405{end}" for end in ("", "-2", "-3", "-4")
+    ]
+
+
+@pytest.mark.usefixtures("frozen_second")
+def test_two_runs_begun_in_the_same_second_do_not_share_a_folder():
+    first, second = (run_dir.choose_folder(Config(), data_name="digits") for _ in range(2))
+    assert first != second, "between choosing and writing lie seconds, in which another run may choose"
+
+
+def test_a_new_run_folder_is_its_users_alone(tmp_path):
+    """S12."""
+    lock = run_dir.Lock()
+    lock.take(tmp_path / "run")
+    lock.release()
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
