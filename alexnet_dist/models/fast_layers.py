@@ -1,7 +1,7 @@
 """AlexNet's layers rewritten for speed: the same function of the same parameters under the same key names.
 
-Each of them is undone by loading the weights into `torchvision.models.alexnet`; `tests/test_layers.py` holds logits and
-gradients against it in float64. Gains are in docs/performance.md. Knows nothing about processes.
+Each of them is undone by loading the weights into `torchvision.models.alexnet`; `tests/unit/models/test_fast_layers.py`
+holds logits and gradients against it in float64. Gains are in docs/performance.md. Knows nothing about processes.
 """
 
 from __future__ import annotations
