@@ -29,7 +29,7 @@ from alexnet_dist.distributed import hardware as hardware_module
     ],
 )
 def test_cpu_threads(cores, wished, local_world_size, threads, monkeypatch):
-    monkeypatch.setattr(accelerator_module.os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(hardware_module.os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
     if wished is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", wished)
     if local_world_size is not None:
@@ -50,7 +50,7 @@ def test_survey_measures_the_peak(monkeypatch):
 
 def test_matrix_products_are_counted_by_hand(monkeypatch):
     ticks = iter([0.0, 0.25, 1.0, 1.5, 2.0, 2.125])  # start and end of each product
-    monkeypatch.setattr(accelerator_module.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(hardware_module.time, "perf_counter", lambda: next(ticks))
     products = []
     monkeypatch.setattr(torch, "mm", lambda left, right, out=None: products.append((left.shape + right.shape, out)))
     monkeypatch.setattr(torch, "randn", lambda *shape, **_kwargs: torch.empty(shape, device="meta"))
@@ -61,9 +61,9 @@ def test_matrix_products_are_counted_by_hand(monkeypatch):
 
 TOUCH_FRESH_MEMORY = """
 import resource, sys, torch
-from alexnet_dist import distributed
+from alexnet_dist.distributed import hardware
 if sys.argv[1] == "keep":
-    distributed.keep_freed_memory()
+    hardware.keep_freed_memory()
 for turn in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     del_me = [torch.ones(16 << 20) for _ in range(4)]  # 64 MB each: what the features of a batch need
@@ -85,14 +85,14 @@ def test_freed_memory_is_kept_for_the_next_step():
 
 def test_a_cpu_run_keeps_freed_memory(monkeypatch):
     calls = []
-    monkeypatch.setattr(hardware_module, "keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr(accelerator_module, "keep_freed_memory", lambda: calls.append("kept"))
     accelerator_module.make_accelerator(config_for(cpu=True))
     assert calls == ["kept"]
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
-    monkeypatch.setattr(accelerator_module.ctypes, "CDLL", lambda _name: object())
+    monkeypatch.setattr(hardware_module.ctypes, "CDLL", lambda _name: object())
     hardware_module.keep_freed_memory()
-    monkeypatch.setattr(accelerator_module.sys, "platform", "darwin")
-    monkeypatch.setattr(accelerator_module.ctypes, "CDLL", lambda _name: pytest.fail("no business there"))
+    monkeypatch.setattr(hardware_module.sys, "platform", "darwin")
+    monkeypatch.setattr(hardware_module.ctypes, "CDLL", lambda _name: pytest.fail("no business there"))
     hardware_module.keep_freed_memory()

@@ -8,7 +8,6 @@ import pytest
 from launches import config_for
 
 from alexnet_dist.config import parse
-from alexnet_dist.distributed import accelerator as accelerator_module
 from alexnet_dist.distributed import launch_checks
 from alexnet_dist.errors import UserError
 
@@ -79,8 +78,8 @@ def test_a_refusal_ends_a_launcher_that_would_start_it_again(launcher, local_ran
     for name, value in {**launcher, "WORLD_SIZE": "3", "LOCAL_RANK": local_rank}.items():
         monkeypatch.setenv(name, value)
     later, slept = [], []
-    monkeypatch.setattr(accelerator_module.atexit, "register", lambda *call: later.append(call))
-    monkeypatch.setattr(accelerator_module.time, "sleep", slept.append)
+    monkeypatch.setattr(launch_checks.atexit, "register", lambda *call: later.append(call))
+    monkeypatch.setattr(launch_checks.time, "sleep", slept.append)
     config = dataclasses.replace(config_for(cpu=True), out_dir=tmp_path)
     with pytest.raises(UserError, match="does not divide by 3 processes"):
         launch_checks.check_launch(config)

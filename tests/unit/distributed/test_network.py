@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from alexnet_dist.distributed import accelerator as accelerator_module
 from alexnet_dist.distributed import network
 
 INTERFACES = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7"], "ib0": ["10.1.0.7", "fd00::7"]}
@@ -35,7 +34,7 @@ def test_gloo_takes_the_interface_that_leads_to_rank_0(own_address, chosen, inte
         return own_address
 
     found = {name: [SimpleNamespace(address=one) for one in addresses] for name, addresses in INTERFACES.items()}
-    monkeypatch.setattr(accelerator_module.psutil, "net_if_addrs", lambda: found)
+    monkeypatch.setattr(network.psutil, "net_if_addrs", lambda: found)
     monkeypatch.setattr(network, "_own_address", towards)
     assert network.gloo_interface() == interface
 

@@ -10,7 +10,7 @@ from run_logs import config_for
 from alexnet_dist import config as configuration
 from alexnet_dist.config import Config, LogConfig, OptimConfig, WandbConfig
 from alexnet_dist.errors import UserError
-from alexnet_dist.tracking import run_dir, run_logger
+from alexnet_dist.tracking import run_dir
 
 # ---- before all else ------------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ def test_the_folder_asked_for_is_taken(tmp_path):
 @pytest.fixture
 def frozen_second(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_logger, "time", SimpleNamespace(strftime=lambda _format: "20260102-030405"))
+    monkeypatch.setattr(run_dir, "time", SimpleNamespace(strftime=lambda _format: "20260102-030405"))
 
 
 @pytest.mark.usefixtures("frozen_second")
