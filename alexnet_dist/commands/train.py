@@ -130,7 +130,7 @@ def train(config: Config) -> TrainResult:
         return train_epochs(run, progress)
     finally:
         lock.release()
-        accelerator.end_training()
+        processes.end(accelerator)
 
 
 def resume(folder: Path, dataset: ImageData, context: TrainContext) -> Progress:
@@ -263,14 +263,10 @@ def save(run: TrainRun, progress: Progress) -> None:
     def write() -> None:
         if requests.agreed is Request.ABORT:
             run.saver.wait()  # raises the error of the checkpoint before this one
-        run.saver.save(
-            step=progress.step,
-            model=context.network,
-            optimizer=context.optimizer.optimizer,
-            ema=context.ema.model if context.ema else None,
-            state=state,
-            metadata=network_file.metadata(run.config, run.dataset, context.inputs.spec, run.log.facts, progress),
-        )
+        ema = context.ema.model if context.ema else None
+        tensors = checkpoint.tensors_of(context.network, context.optimizer.optimizer, ema)
+        metadata = network_file.metadata(run.config, run.dataset, context.inputs.spec, run.log.facts, progress)
+        run.saver.save(step=progress.step, tensors=tensors, state=state, metadata=metadata)
         if requests.agreed or run.plan.is_done(progress):  # somebody waits for it
             run.saver.wait()
 

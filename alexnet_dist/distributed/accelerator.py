@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DataLoaderConfiguration,
     DDPCommunicationHookType,
@@ -115,6 +116,12 @@ def _join_again(backend: str, *, timeout: timedelta) -> None:
     )
     own = dist.PrefixStore(f"alexnet_dist/attempt_{attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def end(accelerator: Accelerator) -> None:
+    """Leave the process group and forget Accelerate's state, so that this process can train again, as in a notebook."""
+    accelerator.end_training()
+    AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 - its own way for notebooks; none is public
 
 
 def on_all(compute: Callable[[], None]) -> None:

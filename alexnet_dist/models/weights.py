@@ -56,7 +56,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
         metadata: what JSON can hold.
     """
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    header = {"format": "pt", METADATA_KEY: json.dumps(metadata)}
+    header = {METADATA_KEY: json.dumps(metadata)}  # one entry alone: several are written in no fixed order
     safetensors.torch.save_file(contiguous, path, metadata=header)
     path.chmod(FOR_ALL)
 

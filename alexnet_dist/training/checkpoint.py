@@ -74,23 +74,13 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: UserError | None = None
 
-    def save(
-        self,
-        *,
-        step: int,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        ema: nn.Module | None,
-        state: State,
-        metadata: State,
-    ) -> None:
+    def save(self, *, step: int, tensors: dict[str, Tensors], state: State, metadata: State) -> None:
         """Copy the tensors, and write the checkpoint on the thread. Arguments as those of the function `save`.
 
         Raises:
             UserError: the checkpoint before this one could not be written.
         """
         self.wait()
-        tensors = _tensors(model, optimizer, ema)
         self._copies = {name: _copied(part, self._copies.get(name, {})) for name, part in tensors.items()}
         self._thread = threading.Thread(target=self._write, args=(step, state, metadata), name="checkpoint")
         self._thread.start()
@@ -117,7 +107,7 @@ class Saver:
 
     def _write(self, step: int, state: State, metadata: State) -> None:
         try:
-            path = _write(self._folder, step=step, tensors=self._copies, state=state, metadata=metadata)
+            path = save(self._folder, step=step, tensors=self._copies, state=state, metadata=metadata)
             prune(self._folder, keep=self._keep, last_step=step)
             self._written(path, state)
         except UserError as error:
@@ -125,35 +115,32 @@ class Saver:
             self._failed()
 
 
-def save(
-    folder: Path,
-    *,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: nn.Module | None,
-    state: State,
-    metadata: State,
-) -> Path:
+def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> dict[str, Tensors]:
+    """Return the tensors of a checkpoint's safetensors files, by the files' names.
+
+    Args:
+        model: the raw module, not a DDP wrapper.
+        optimizer: a torch optimizer over the model's parameters.
+        ema: the averaged model, if there is one.
+    """
+    tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
+    return tensors if ema is None else {**tensors, "ema": ema.state_dict()}
+
+
+def save(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State, metadata: State) -> Path:
     """Write `folder/step_<step>` and return its path; one that exists already is replaced. Rank 0 alone calls it.
 
     Args:
         folder: the run's `checkpoints/`.
         step: optimizer steps taken.
-        model: the raw module, not a DDP wrapper.
-        optimizer: a torch optimizer over the model's parameters.
-        ema: the averaged model, if there is one.
-        state: anything JSON can hold, under `progress` a `Progress`.
+        tensors: of `tensors_of`.
+        state: what JSON can hold, under `progress` a `Progress`.
         metadata: of the network file that evaluation measures, the average where there is one. The other file has the
             same without `result`.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the checkpoints that stand are untouched.
     """
-    return _write(folder, step=step, tensors=_tensors(model, optimizer, ema), state=state, metadata=metadata)
-
-
-def _write(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State, metadata: State) -> Path:
     final = folder / f"step_{step:08d}"
     scratch = folder / f"{SCRATCH}{final.name}"
     try:
@@ -315,12 +302,6 @@ def _top1(path: Path) -> float:
     except DAMAGED:
         return -1.0
     return progress["top1"] if evaluated and isinstance(progress.get("top1"), float) else -1.0
-
-
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> dict[str, Tensors]:
-    """Return the tensors of each file, under the file's name."""
-    tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
-    return tensors if ema is None else {**tensors, "ema": ema.state_dict()}
 
 
 def _copied(tensors: Tensors, copies: Tensors) -> Tensors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from accelerate.utils import gather_object
 
 from alexnet_dist.training.metrics import EvalCounts, Evaluation
@@ -44,5 +45,6 @@ def evaluate(
         with accelerator.autocast():
             logits = model(inputs(images)).float()
             mirrored = model(inputs(images.flip(-1))).float() if flip_tta else None
-        counts.add(logits, batch["labels"], batch["ids"], mirrored=mirrored)
+        losses = F.cross_entropy(logits, batch["labels"], reduction="none")
+        counts.add(logits, batch["labels"], losses, batch["ids"], mirrored=mirrored)
     return Evaluation.of_ranks(gather_object([counts.totals()]))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -111,20 +110,26 @@ class EvalCounts:
         """Per batch, (2, B) float32: probabilities of the predicted class, losses."""
 
     def add(
-        self, logits: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor, *, mirrored: torch.Tensor | None = None
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        losses: torch.Tensor,
+        ids: torch.Tensor,
+        *,
+        mirrored: torch.Tensor | None = None,
     ) -> None:
         """Count a batch. Waits for nothing (`bincount` would: its result's size depends on the data).
 
         Args:
             logits: (B, C) float32.
             labels: (B,) int64.
+            losses: (B,) float32.
             ids: (B,) int64: the images' positions in the split.
             mirrored: (B, C) float32, logits of the mirror images: their mean with `logits` decides in flip TTA.
         """
         self._num_classes = num_classes = logits.shape[1]
         predicted = logits.argmax(dim=1)
         probabilities = logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
-        losses = F.cross_entropy(logits, labels, reduction="none")
         cell = labels * num_classes + predicted
         confusion = self._sum("confusion", torch.int64, logits.device, num_classes**2)
         confusion.index_add_(0, cell, torch.ones_like(cell))

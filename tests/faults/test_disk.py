@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from tiny import FLAGS, equal, losses, records, run, weights
+from tiny import FLAGS, equal, losses, program, records, run, weights
 
 from alexnet_dist.config import parse
 from alexnet_dist.errors import UserError
@@ -18,18 +18,8 @@ from alexnet_dist.training import checkpoint
 
 def command(folder: Path, *flags: str, first: str = "") -> subprocess.CompletedProcess[str]:
     """Run train.py's tiny twin as a user does; `first` is code that runs before it."""
-    code = (
-        "import sys; sys.path[:0] = ['tests', '.']\n"
-        f"sys.argv = ['train.py', *{[*FLAGS, '--out-dir', str(folder), *flags]!r}]\n"
-        "import torchvision, tiny, train\n"
-        "from alexnet_dist.distributed import hardware as distributed\nfrom alexnet_dist.training import checkpoint\n"
-        "from alexnet_dist.config import parse\n"
-        "torchvision.models.alexnet = tiny.tiny_alexnet\n"
-        "distributed.matmul_flops = lambda *_: 1e12\n"
-        f"{first}\n"
-        "train.COMMAND_LINE = parse()\n"
-        "train.command()\n"
-    )
+    before = f"from alexnet_dist.training import checkpoint\n{first}"
+    code = program([*FLAGS, "--out-dir", str(folder), *flags], before=before)
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -36,10 +36,10 @@ import signal, sys
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from alexnet_dist import interrupts
-interrupts.REPEAT_SECONDS = float(sys.argv[2])
+from alexnet_dist.distributed import signals
+signals.REPEAT_SECONDS = float(sys.argv[2])
 alone = SimpleNamespace(is_main_process=True, num_processes=1)
-with interrupts.Interrupts(alone, Path(sys.argv[1]), timeout=timedelta(seconds=1)).listening():
+with signals.Requests(alone, Path(sys.argv[1]), timeout=timedelta(seconds=1)).listening():
     for name in sys.argv[3:]:
         signal.raise_signal(signal.Signals[name])
 print("alive")
@@ -72,22 +72,22 @@ def undisturbed(tmp_path_factory):
 
 def signal_at(monkeypatch, *, step=None, evaluation=None, number=signal.SIGTERM):
     """Send this process a signal within a training step, or within the evaluation after an epoch."""
-    train_step, add = train_loop._train_step, metrics.EvalCounts.add
+    train_step, add = train_loop.train_step, metrics.EvalCounts.add
     evaluations = []
 
-    def spy(job, batch, draws, **keywords):
+    def spy(context, batch, draws, **keywords):
         if keywords["step"] == step:
             os.kill(os.getpid(), number)
-        return train_step(job, batch, draws, **keywords)
+        return train_step(context, batch, draws, **keywords)
 
-    def count(self, *arguments):
+    def count(self, *arguments, **keywords):
         if self not in evaluations:
             evaluations.append(self)
             if len(evaluations) == evaluation:
                 os.kill(os.getpid(), number)
-        return add(self, *arguments)
+        return add(self, *arguments, **keywords)
 
-    monkeypatch.setattr(train_loop, "_train_step", spy)
+    monkeypatch.setattr(train_loop, "train_step", spy)
     monkeypatch.setattr(metrics.EvalCounts, "add", count)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import records, run
 
-import train
+from alexnet_dist.commands import train
 
 WARM_UP = 20  # epochs: caches of the allocator, of oneDNN and of matplotlib
 GROWTH = 4.0  # MB of resident memory in 100 epochs, of which the records' own are below 1

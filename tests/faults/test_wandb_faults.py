@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_wandb import refusing, serving
 from places import ROOT
-from tiny import FLAGS, records, run, without_clocks
+from tiny import FLAGS, program, records, run, without_clocks
 
 from alexnet_dist.tracking import wandb_tracker
 
@@ -21,21 +21,13 @@ GRACE = 40  # for the interpreter, torch and a busy machine
 
 def train(folder: Path, port: int, *, finish: float = FINISH) -> tuple[subprocess.CompletedProcess[str], float]:
     """Train against a server on the loopback interface; return what it printed and the seconds after its start."""
-    code = (
-        "import sys; sys.path[:0] = ['tests', '.']\n"
-        f"sys.argv = ['train.py', *{FLAGS!r}, '--out-dir', {str(folder)!r}, '--log.trackers', 'wandb', "
-        "'--wandb.mode', 'online']\n"
-        "import torchvision, tiny, train\n"
-        "from alexnet_dist.distributed import hardware as distributed\n"
-        "from alexnet_dist.report import page as report\n"
-        "from alexnet_dist.tracking import wandb_tracker as trackers\n"
-        "from alexnet_dist.config import parse\n"
-        "torchvision.models.alexnet = tiny.tiny_alexnet\n"
-        "distributed.matmul_flops, report.write = lambda *_: 1e12, lambda _: None\n"
-        f"trackers.INIT_SECONDS, trackers.FINISH_SECONDS = {INIT}, {finish}\n"
-        "train.COMMAND_LINE = parse()\n"
-        "train.command()\n"
+    flags = [*FLAGS, "--out-dir", str(folder), "--log.trackers", "wandb", "--wandb.mode", "online"]
+    before = (
+        "from alexnet_dist.tracking import wandb_tracker\n"
+        "page.write = lambda _: None\n"
+        f"wandb_tracker.INIT_SECONDS, wandb_tracker.FINISH_SECONDS = {INIT}, {finish}\n"
     )
+    code = program(flags, before=before)
     environment = {**os.environ, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
     environment |= {"HF_TOKEN": CANARY, "MY_SECRET": CANARY}
     environment.pop("WANDB_MODE", None)

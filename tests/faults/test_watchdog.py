@@ -11,28 +11,17 @@ from pathlib import Path
 import pytest
 from places import ROOT
 from ranks import free_port, rank_environment
-from tiny import FLAGS, equal, weights
+from tiny import FLAGS, equal, program, weights
 
-TIMEOUT = 6  # seconds: gloo's own timeout, and the heartbeat's
+TIMEOUT = 6  # seconds: gloo's own timeout, and the watchdog's
 GRACE = 20  # for messages, and for a busy machine
 
 
 def start(folder: Path, *, before: str = "") -> list[subprocess.Popen]:
     """Start two ranks of a long tiny run, without a launcher; `before` is code that each rank runs first."""
     flags = [*FLAGS, "--runtime.cpu", "--epochs", "500", "--out-dir", str(folder), "--checkpoint.every-epochs", "1000"]
-    code = (
-        "import os, sys, time; sys.path[:0] = ['tests', '.']\n"
-        f"sys.argv = ['train.py', *{flags!r}, '--runtime.timeout-seconds', '{TIMEOUT}']\n"
-        "import torchvision, tiny, train\n"
-        "from alexnet_dist.distributed import hardware as distributed\n"
-        "from alexnet_dist.training import train_loop as engine\n"
-        "from alexnet_dist.config import parse\n"
-        "torchvision.models.alexnet = tiny.tiny_alexnet\n"
-        "distributed.matmul_flops = lambda *_: 1e12\n"
-        f"rank = int(os.environ['RANK'])\n{before}\n"
-        "train.COMMAND_LINE = parse()\n"
-        "train.command()\n"
-    )
+    flags += ["--runtime.timeout-seconds", str(TIMEOUT)]
+    code = program(flags, before=f"rank = int(os.environ['RANK'])\n{before}")
     port = free_port()
     return [
         subprocess.Popen(
@@ -112,11 +101,11 @@ def test_a_stopped_rank_is_named_and_ends_the_other(tmp_path, victim):
 def test_a_rank_that_hangs_in_its_own_code_is_named_by_itself_and_the_other(tmp_path):
     """R4: its thread still tells the store that it lives, but not that it moves."""
     hang = (
-        "step = engine._train_step\n"
-        "def hanging(job, *a, step, **k):\n"
+        "step = train_loop.train_step\n"
+        "def hanging(context, *a, step, **k):\n"
         "    if rank == 1 and step == 4: time.sleep(1000)\n"
-        "    return original(job, *a, step=step, **k)\n"
-        "original, engine._train_step = step, hanging\n"
+        "    return original(context, *a, step=step, **k)\n"
+        "original, train_loop.train_step = step, hanging\n"
     )
     ranks = start(tmp_path, before=hang)
     try:
@@ -133,12 +122,12 @@ def test_a_failing_exchange_ends_all_ranks_and_the_run_continues_to_the_bit(tmp_
     """R5: the all-reduce of rank 1 raises at step 5, as torchft's EventInjector has it."""
     flags = ["--checkpoint.every-steps", "1", "--epochs", "2"]
     fail = (
-        "train_step = engine._train_step\n"
-        "def failing(job, *a, step, **k):\n"
+        "train_step = train_loop.train_step\n"
+        "def failing(context, *a, step, **k):\n"
         "    if rank == 1 and step == 4:\n"
         "        raise RuntimeError('[gloo/transport/tcp/pair.cc:1] injected: Connection reset by peer')\n"
-        "    return train_step(job, *a, step=step, **k)\n"
-        "engine._train_step = failing\n"
+        "    return train_step(context, *a, step=step, **k)\n"
+        "train_loop.train_step = failing\n"
         f"sys.argv += {flags!r}\n"
     )
     ranks = start(tmp_path / "failed", before=fail)
@@ -163,11 +152,11 @@ def test_a_failing_exchange_ends_all_ranks_and_the_run_continues_to_the_bit(tmp_
 def test_a_slow_step_is_no_lost_rank(tmp_path):
     """Two ranks that take longer than the timeout together, but move, go on."""
     slow = (
-        "train_step = engine._train_step\n"
-        "def slow(job, *a, step, **k):\n"
+        "train_step = train_loop.train_step\n"
+        "def slow(context, *a, step, **k):\n"
         f"    time.sleep({TIMEOUT / 2})\n"
-        "    return train_step(job, *a, step=step, **k)\n"
-        "engine._train_step = slow\n"
+        "    return train_step(context, *a, step=step, **k)\n"
+        "train_loop.train_step = slow\n"
         "sys.argv += ['--max-steps', '4', '--data.limit', '16']\n"
     )
     ranks = start(tmp_path, before=slow)

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,6 +17,7 @@ from alexnet_dist.config import DataConfig
 from alexnet_dist.data import sampler, sources
 from alexnet_dist.models import fast_layers
 from alexnet_dist.training import eval_loop, train_loop
+from alexnet_dist.training.metrics import Evaluation
 
 RECIPE = ROOT / "recipes/lecture.yaml"
 DATASET = os.environ.get("ALEXNET_DIST_TEST_CIFAR10", "synthetic")
@@ -47,14 +49,14 @@ def lecture_losses(order: list[list[int]]) -> tuple[list[torch.Tensor], list[flo
 
 def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypatch):
     seen: list[torch.Tensor] = []
-    step = train_loop._train_step
+    step = train_loop.train_step
 
-    def spy(job, batch, draws, **keywords):
-        seen.append(job.preprocess(batch["images"]))
+    def spy(context, batch, draws, **keywords):
+        seen.append(context.inputs.augmented(batch, draws))
         assert draws is None
-        return step(job, batch, draws, **keywords)
+        return step(context, batch, draws, **keywords)
 
-    monkeypatch.setattr(train_loop, "_train_step", spy)
+    monkeypatch.setattr(train_loop, "train_step", spy)
     flags = ["--config", str(RECIPE), "--data.dataset", DATASET, "--data.batch-size", str(BATCH)]
     flags += ["--model.dropout", "0", "--runtime.precision", "fp32", "--max-steps", str(STEPS)]
     # In place of what tiny.run gives its small runs: the recipe's own sizes.
@@ -75,7 +77,9 @@ def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypa
     assert losses[0] == pytest.approx(2.3026, abs=0.02)
 
 
-def _no_evaluation(job, *, mirrored):  # noqa: ARG001
+def _no_evaluation(_model, _loader, _inputs, _accelerator, *, flip_tta):  # noqa: ARG001
     """Stand in for the evaluation, which this test does not look at."""
-    confusion = torch.eye(job.num_classes, dtype=torch.int64).numpy()
-    return train_loop.Evaluation(loss=0.0, confusion=confusion, num_top5=0, worst=())
+    num_images = len(sources.load(DataConfig(dataset=DATASET)).test)
+    confusion = np.zeros((10, 10), dtype=np.int64)
+    confusion[0, 0] = num_images
+    return Evaluation(loss=0.0, confusion=confusion, num_top5=0, worst=())

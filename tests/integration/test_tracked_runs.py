@@ -10,14 +10,14 @@ import torch
 import torchvision
 from tiny import records, run, tiny_alexnet, weights
 
-import train
 from alexnet_dist.config import DataConfig
 from alexnet_dist.data import sources
-from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.data.inputs import Inputs
 from alexnet_dist.distributed.signals import StoppedError
 from alexnet_dist.report import page as report
+from alexnet_dist.tracking import wandb_tracker
 from alexnet_dist.tracking.tracker import Tracker
-from alexnet_dist.training import metrics
+from alexnet_dist.training import eval_loop, metrics, train_loop
 
 # ---- weights --------------------------------------------------------------------------------------------------------
 
@@ -45,7 +45,7 @@ class Collector(Tracker):
 def collector(monkeypatch):
     """What a run in this process sends instead of to W&B."""
     collector = Collector([])
-    monkeypatch.setattr(train.runlog.trackers, "WandbTracker", lambda *_, **__: collector)
+    monkeypatch.setattr(wandb_tracker, "WandbTracker", lambda *_, **__: collector)
     return collector
 
 
@@ -61,17 +61,28 @@ WANDB = ["--log.trackers", "wandb", "--wandb.mode", "offline"]
 @pytest.mark.parametrize("wish", ["none", "final"])
 def test_best_and_last_weights_are_published_at_the_end(tmp_path, published, monkeypatch, wish):
     tops = iter([0.3, 0.5, 0.4])
-    evaluate = train.engine.evaluate
+    evaluate = eval_loop.evaluate
 
-    def graded(job, **how):
-        found = evaluate(job, **how)
-        correct = round(next(tops) * 10)
+    def graded(*arguments, **how):
+        evaluate(*arguments, **how)
+        correct = round(next(tops) * 50)
         confusion = np.zeros((10, 10), dtype=np.int64)
-        confusion[0, 0], confusion[1, 2] = correct, 10 - correct
-        return metrics.Evaluation(found.loss, confusion, found.num_top5, found.worst)
+        confusion[0, 0], confusion[1, 2] = correct, 50 - correct
+        return metrics.Evaluation(1.0, confusion, num_top5=0, worst=())
 
-    monkeypatch.setattr(train.engine, "evaluate", graded)
-    run(tmp_path / "run", *WANDB, "--wandb.artifacts", wish, "--epochs", "3", "--checkpoint.keep", "1")
+    monkeypatch.setattr(eval_loop, "evaluate", graded)
+    run(
+        tmp_path / "run",
+        *WANDB,
+        "--wandb.artifacts",
+        wish,
+        "--epochs",
+        "3",
+        "--checkpoint.keep",
+        "1",
+        "--data.limit",
+        "50",
+    )
     found = [(sent.aliases, sent.facts["epoch"], sent.facts["top1"]) for sent, _ in published]
     assert found == ([] if wish == "none" else [(("best",), 2, 0.5), (("latest",), 3, 0.4)])
     assert [content for _, content in published] == [sent.path.read_bytes() for sent, _ in published]
@@ -117,8 +128,8 @@ def test_a_collapse_and_the_end_are_alerts(tmp_path, collector):
 
 
 def test_a_nan_is_an_alert_and_no_success(tmp_path, collector, monkeypatch):
-    prepare = Preprocess.__call__
-    monkeypatch.setattr(Preprocess, "__call__", lambda *arguments: prepare(*arguments) * torch.nan)
+    make = Inputs.__call__
+    monkeypatch.setattr(Inputs, "__call__", lambda *arguments: make(*arguments) * torch.nan)
     with pytest.raises(metrics.NonFiniteError):
         run(tmp_path / "run", *WANDB)
     ((title, text, level),) = collector.alerts
@@ -130,9 +141,9 @@ def test_a_nan_is_an_alert_and_no_success(tmp_path, collector, monkeypatch):
 @pytest.mark.parametrize(("number", "expected"), [("SIGTERM", ["preempted", 143]), ("SIGINT", [130])])
 def test_only_a_machines_signal_is_a_preemption(tmp_path, collector, monkeypatch, number, expected):
     """A sweep takes up again what was preempted, not what somebody has stopped."""
-    step = train.engine._train_step
+    step = train_loop.train_step
     monkeypatch.setattr(
-        train.engine, "_train_step", lambda *a, **k: (signal.raise_signal(signal.Signals[number]), step(*a, **k))[1]
+        train_loop, "train_step", lambda *a, **k: (signal.raise_signal(signal.Signals[number]), step(*a, **k))[1]
     )
     with pytest.raises(StoppedError):
         run(tmp_path / "run", *WANDB)
@@ -142,11 +153,9 @@ def test_only_a_machines_signal_is_a_preemption(tmp_path, collector, monkeypatch
 
 def test_the_stop_button_ends_the_run_as_a_person_does(tmp_path, collector, monkeypatch):
     pressed = {}
-    monkeypatch.setattr(
-        train.runlog.trackers, "WandbTracker", lambda *_, stop, **__: (pressed.update(stop=stop), collector)[1]
-    )
-    step = train.engine._train_step
-    monkeypatch.setattr(train.engine, "_train_step", lambda *a, **k: (pressed["stop"](), step(*a, **k))[1])
+    monkeypatch.setattr(wandb_tracker, "WandbTracker", lambda *_, stop, **__: (pressed.update(stop=stop), collector)[1])
+    step = train_loop.train_step
+    monkeypatch.setattr(train_loop, "train_step", lambda *a, **k: (pressed["stop"](), step(*a, **k))[1])
     with pytest.raises(StoppedError) as stop:
         run(tmp_path / "run", *WANDB)
     assert stop.value.exit_code == 130

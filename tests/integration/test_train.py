@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from PIL import Image
 from places import ROOT
 from tiny import FLAGS, equal, losses, records, run, run_with_ids, summary, tiny_alexnet, weights, without_clocks
 
-import train
+from alexnet_dist.commands import train
 from alexnet_dist.config import parse
 from alexnet_dist.data import sources
 from alexnet_dist.errors import UserError
@@ -48,7 +49,7 @@ def test_run_folder_is_complete(finished):
     assert checkpoints == ["step_00000003", "step_00000006"]
     for name in checkpoints:
         files = {path.name for path in (finished / "checkpoints" / name).iterdir()}
-        assert files == {"model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"}
+        assert files == {"model.safetensors", "config.json", "optimizer.safetensors", "state.json", "MANIFEST.json"}
 
 
 def test_summary_keeps_the_contract(finished):
@@ -209,26 +210,26 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(finished, tmp_pat
 def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     """From step 2 on nothing moves; the message names the step and, for a loss, the image."""
     good = run(tmp_path / "good", "--max-steps", "1", "--model.dropout", "0")
-    step_function, calls, poisoned = train_loop._train_step, [], []
+    step_function, calls, poisoned = train_loop.train_step, [], []
 
-    def poison(job, batch, draws, *, step: int, lr: float):
+    def poison(context, batch, draws, *, step: int, lr: float):
         calls.append(step)
         if step == 1:
             poisoned.append(int(batch["ids"][3]))
-            prepared = job.preprocess(batch["images"], None if draws is None else draws[batch["ids"]])
+            prepared = context.inputs.augmented(batch, draws)
             prepared[3] = float("nan") if place == "loss" else 1e30
-            replacement = dataclasses.replace(job, preprocess=lambda *_: prepared)
+            replacement = dataclasses.replace(context, inputs=SimpleNamespace(augmented=lambda *_: prepared))
             return step_function(replacement, batch, None, step=step, lr=lr)
-        return step_function(job, batch, draws, step=step, lr=lr)
+        return step_function(context, batch, draws, step=step, lr=lr)
 
-    monkeypatch.setattr(train_loop, "_train_step", poison)
+    monkeypatch.setattr(train_loop, "train_step", poison)
     kept = {}
     monkeypatch.setattr(eval_loop, "evaluate", lambda *_, **__: pytest.fail("went on"))
     report = train_loop._report
 
-    def look(job, *arguments):
-        kept.update({name: value.clone() for name, value in job.model.state_dict().items()})
-        return report(job, *arguments)
+    def look(context, *arguments):
+        kept.update({name: value.clone() for name, value in context.model.state_dict().items()})
+        return report(context, *arguments)
 
     monkeypatch.setattr(train_loop, "_report", look)
     with pytest.raises(metrics.NonFiniteError) as caught:
@@ -372,7 +373,7 @@ def test_default_run_folder_is_new_and_under_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = "--data.dataset synthetic --data.limit 32 --data.batch-size 16 --data.image-size 64 --max-steps 1".split()
     monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
-    train.main(parse([*flags, "--log.trackers"]))
+    train.train(parse([*flags, "--log.trackers"]))
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("synthetic-")
     assert yaml.safe_load((folder / "config.yaml").read_text())["out_dir"] == f"runs/{folder.name}"

@@ -14,7 +14,7 @@ from places import ROOT
 from ranks import free_port, run_ranks
 from tiny import equal, losses, records, run, run_with_ids, summary, weights
 
-from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.data.inputs import Inputs
 from alexnet_dist.errors import UserError
 from alexnet_dist.training import checkpoint, metrics
 
@@ -140,7 +140,7 @@ def test_ranks_and_steps_drop_different_units(tmp_path):
 def poisoned_run(folder: Path) -> str:
     """Give rank 1 alone a NaN in step 2 and return how this rank ended."""
     torch.set_num_threads(1)
-    prepare, calls = Preprocess.__call__, []
+    prepare, calls = Inputs.__call__, []
 
     def poison(self, *arguments):
         calls.append(1)
@@ -149,7 +149,7 @@ def poisoned_run(folder: Path) -> str:
             inputs[0] = float("nan")
         return inputs
 
-    Preprocess.__call__ = poison
+    Inputs.__call__ = poison
     try:
         run(folder, *SAME, "--log.every-steps", "3")
     except metrics.NonFiniteError as error:

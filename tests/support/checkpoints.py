@@ -30,4 +30,11 @@ def trained(name: str = "adam", steps: int = 3, model: nn.Module | None = None, 
 def save(folder: Path, *, step: int = 7, ema: nn.Module | None = None, model=None, optimizer=None, **state) -> Path:
     if model is None:
         model, optimizer = trained()
-    return checkpoint.save(folder, step=step, model=model, optimizer=optimizer, ema=ema, state=state)
+    tensors = checkpoint.tensors_of(model, optimizer, ema)
+    return checkpoint.save(folder, step=step, tensors=tensors, state=state, metadata={})
+
+
+def evaluated(step: int, top1: float | None) -> dict:
+    """Return a checkpoint's progress after an evaluation; for None that in mid-epoch, after an evaluation of 0.95."""
+    stale = {"top1": 0.95, "evaluated": step - 1}
+    return {"step": step, **(stale if top1 is None else {"top1": top1, "evaluated": step})}

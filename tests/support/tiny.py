@@ -1,7 +1,6 @@
 """AlexNet's shape with narrow layers, and short runs of train.py with it: 0.6 million parameters instead of 57."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from accelerate.state import AcceleratorState
 from places import ROOT, SUPPORT
 from torch import nn
 
-import train
+from alexnet_dist.commands import train
 from alexnet_dist.config import parse
 from alexnet_dist.distributed import hardware
 from alexnet_dist.report import page
@@ -44,10 +42,30 @@ def run(folder: Path, *flags: str, real: bool = False, reported: bool = False) -
             patch.setattr(page, "write", lambda _: None)  # and so does its page
         if not real:
             patch.setattr(torchvision.models, "alexnet", tiny_alexnet)
-        train.main(config)
-    if "RANK" not in os.environ:  # several runs in a test: each finds Accelerate as if just started
-        AcceleratorState._reset_state(reset_partial_state=True)
+        train.train(config)
     return folder
+
+
+def program(flags: list[str], *, before: str = "") -> str:
+    """Return the code of a process that trains as train.py does, with the tiny network.
+
+    Args:
+        flags: of the command line.
+        before: code that runs before the training, with `hardware`, `page`, `train_loop` and `sys` at hand.
+    """
+    return (
+        f"import os, sys, time; sys.path[:0] = [{str(ROOT)!r}, {str(SUPPORT)!r}]\n"
+        f"sys.argv = ['train.py', *{flags!r}]\n"
+        "import torchvision, tiny\n"
+        "from alexnet_dist.commands.main import main\n"
+        "from alexnet_dist.distributed import hardware\n"
+        "from alexnet_dist.report import page\n"
+        "from alexnet_dist.training import train_loop\n"
+        "torchvision.models.alexnet = tiny.tiny_alexnet\n"
+        "hardware.matmul_flops = lambda *_: 1e12\n"
+        f"{before}\n"
+        "main(['train', *sys.argv[1:]], prog='train.py')\n"
+    )
 
 
 def beside_launch_scripts(folder: Path) -> Path:
@@ -62,17 +80,17 @@ def beside_launch_scripts(folder: Path) -> Path:
 def run_with_ids(folder: Path, flags: list[str]) -> list[list[int]]:
     """Train in this process and return this rank's image ids of each step."""
     seen: list[list[int]] = []
-    step = train_loop._train_step
+    step = train_loop.train_step
 
-    def spy(job: train_loop.Job, batch: Any, *arguments: Any, **keywords: Any) -> Any:
+    def spy(context: train_loop.TrainContext, batch: Any, *arguments: Any, **keywords: Any) -> Any:
         seen.append(batch["ids"].tolist())
-        return step(job, batch, *arguments, **keywords)
+        return step(context, batch, *arguments, **keywords)
 
-    train_loop._train_step = spy
+    train_loop.train_step = spy
     try:
         run(folder, *flags)
     finally:
-        train_loop._train_step = step
+        train_loop.train_step = step
     return seen
 
 

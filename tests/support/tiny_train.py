@@ -40,22 +40,21 @@ if __name__ == "__main__":
     import torch
     import torchvision
 
-    import train
     from alexnet_dist import atomic_files
-    from alexnet_dist.config import parse
+    from alexnet_dist.commands import main, train
     from alexnet_dist.data import cache
     from alexnet_dist.distributed import hardware, watchdog
     from alexnet_dist.report import page
     from alexnet_dist.training import eval_loop, train_loop
 
-    step_of, assemble, sha256 = train_loop._train_step, cache.assemble, atomic_files.sha256
+    step_of, assemble, sha256 = train_loop.train_step, cache.assemble, atomic_files.sha256
 
-    def noted_step(job, batch, draws, **keywords):
+    def noted_step(context, batch, draws, **keywords):
         at("step", keywords["step"])
         time.sleep(float(os.environ.get("CHAOS_SLOW_STEP", "0")))
         while (FOLDER / "hold").exists():
             time.sleep(0.02)
-        result = step_of(job, batch, draws, **keywords)
+        result = step_of(context, batch, draws, **keywords)
         world = int(os.environ.get("WORLD_SIZE", "1"))
         own = {"host": socket.gethostname(), "world": world}
         line = {**own, "attempt": ATTEMPT, "rank": RANK, "step": keywords["step"], "seed": torch.initial_seed()}
@@ -78,8 +77,7 @@ if __name__ == "__main__":
     page.write = lambda _: None  # half a second
     atomic_files.sha256 = slow_sha256
     cache.assemble = noted_assembly
-    train_loop._train_step = noted_step
+    train_loop.train_step = noted_step
     eval_loop.evaluate = within("evaluate", eval_loop.evaluate)
     train.resume = within("resume", train.resume)
-    train.COMMAND_LINE = parse([*tiny.FLAGS, *sys.argv[1:]])
-    train.command()
+    main.main(["train", *tiny.FLAGS, *sys.argv[1:]], prog="train.py")

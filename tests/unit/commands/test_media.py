@@ -1,7 +1,6 @@
 """What a run shows: its first batch, its mistakes, its counts."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 
 from alexnet_dist.commands import media as exhibits
 from alexnet_dist.data.augment import Augment
-from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.data.inputs import Inputs, InputSpec
 from alexnet_dist.data.sampler import GlobalBatches
 from alexnet_dist.training import metrics
 from alexnet_dist.training.metrics import Mistake
@@ -23,27 +22,26 @@ def evaluation(*worst):
     return metrics.Evaluation(loss=1.0, confusion=confusion, num_top5=8, worst=worst)
 
 
-def preprocessing(source=32, **changes):
-    plain = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1), "margin": (2, 5), "image_size": 224}
+def make_inputs(source=32, *, image_size=224, **changes):
+    spec = InputSpec(image_size, stored_size=source, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.1))
     augment = Augment(source, 40, seed=3, flips=True, cutout=0.25, mix=None, mix_alpha=1.0, fill=(9, 8, 7))
-    plain |= {"dtype": torch.float32, "augment": augment}
-    return Preprocess(source_size=source, **{**plain, **changes})
+    return Inputs(spec, **{"margin": (2, 5), "augment": augment, **changes})
 
 
 # ---- the first batch ------------------------------------------------------------------------------------------------
 
 
 def test_first_batch_is_what_training_begins_with():
-    images, prepare = dataset(), preprocessing()
+    images, make = dataset(), make_inputs()
     order = GlobalBatches(40, 36, seed=3, drop_last=True)
-    job = SimpleNamespace(order=order, preprocess=prepare, accelerator=SimpleNamespace(device=torch.device("cpu")))
-    media = exhibits.first_batch(job, images)
+    media = exhibits.first_batch(order, make, images)
     picture = media.pictures["inputs/first_batch"]
     assert picture.shape == (4 * 112, 8 * 112, 3), "32 of 36 images"
     ids = next(iter(order))
-    inputs = prepare(torch.from_numpy(images.train.images[ids]), prepare.draws(0)[ids])
-    inner = inputs[:, :, 2:226, 2:226] * torch.tensor(prepare.std)[:, None, None]
-    inner = (inner + torch.tensor(prepare.mean)[:, None, None]).mul(255).round().byte().numpy()
+    batch = {"images": torch.from_numpy(images.train.images[ids]), "ids": torch.tensor(ids)}
+    inputs = make.augmented(batch, make.draws(0, torch.device("cpu")))
+    inner = inputs[:, :, 2:226, 2:226] * torch.tensor(make.spec.std)[:, None, None]
+    inner = (inner + torch.tensor(make.spec.mean)[:, None, None]).mul(255).round().byte().numpy()
     for place in (0, 9, 31):
         top, left = (112 * index for index in divmod(place, 8))
         expected = Image.fromarray(inner[place].transpose(1, 2, 0)).resize((112, 112), Image.Resampling.BILINEAR)
@@ -54,8 +52,8 @@ def test_first_batch_is_what_training_begins_with():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inputs_become_the_pictures_they_were_made_of(dtype):
     images = torch.from_numpy(dataset(size=64).train.images)
-    pictures = preprocessing(64, image_size=64, dtype=dtype, augment=False).pictures
-    shown = pictures(preprocessing(64, image_size=64, dtype=dtype, augment=False)(images))
+    make = make_inputs(64, image_size=64, dtype=dtype, augment=None)
+    shown = make.pictures(make(images))
     assert shown.dtype == torch.uint8
     difference = (shown.int() - images.int()).abs().max()
     assert difference == 0 if dtype is torch.float32 else difference <= 2  # bf16 keeps 8 bits

@@ -6,18 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from alexnet_dist.commands import run_summary
 from alexnet_dist.config import Config, DataConfig, OptimConfig
 from alexnet_dist.distributed.hardware import Hardware
 from alexnet_dist.distributed.precision import Precision
+from alexnet_dist.training.lr_schedule import LearningRate
+from alexnet_dist.training.plan import Plan
 from alexnet_dist.training.progress import Progress
 
 
 @pytest.fixture
 def network():
-    return nn.Linear(999, 1)  # 1000 parameters
+    return torch.nn.Linear(999, 1)  # 1000 parameters
 
 
 @pytest.fixture
@@ -33,21 +34,24 @@ def dataset():
     )
 
 
-def job_on(*, world_size=1, device="CPU", threads=4, last_step=1560):
-    return SimpleNamespace(
-        hardware=Hardware(
-            device=device,
-            device_type="cpu",
-            world_size=world_size,
-            threads=threads,
-            precision=Precision("bf16", "this CPU has AMX"),
-            peak_flops=1.5e12,
-        ),
-        order=SimpleNamespace(num_batches=156),
-        preprocess=SimpleNamespace(source_size=32),
-        flops_per_image=4_000_000_000,
-        last_step=last_step,
+def parts_on(config, network, *, world_size=1, device="CPU", threads=4, last_step=1560):
+    """Return what the cards are made from, as keywords."""
+    hardware = Hardware(
+        device=device,
+        device_type="cpu",
+        world_size=world_size,
+        threads=threads,
+        precision=Precision("bf16", "this CPU has AMX"),
+        peak_flops=1.5e12,
     )
+    context = SimpleNamespace(
+        network=network,
+        inputs=SimpleNamespace(spec=SimpleNamespace(stored_size=32)),
+        learning_rate=LearningRate(config.optim, config.data.batch_size, 156, 1560),
+        flops_per_image=4_000_000_000,
+    )
+    plan = Plan(steps_per_epoch=156, last_step=last_step, record_every=20, save_every=None)
+    return {"context": context, "plan": plan, "hardware": hardware}
 
 
 CONFIG = Config(
@@ -58,15 +62,15 @@ CONFIG = Config(
 )
 
 
-def run_card(dataset, network, *, config=CONFIG, job=None, progress=None, tracking="none"):
-    job = job or job_on()
+def run_card(dataset, network, *, config=CONFIG, progress=None, tracking="none", **where):
+    parts = parts_on(config, network, **where)
     places = {"hosts": {"a": 1, "b": 1}, "backend": "gloo", "interconnect": "eth0"}
-    facts = run_summary.facts(config, dataset, network, job) | places
-    return run_summary.run_card(config, facts, job, progress or Progress(), tracking)
+    facts = run_summary.facts(config, dataset, **parts) | places
+    return run_summary.run_card(config, facts, **parts, progress=progress or Progress(), tracking=tracking)
 
 
 def test_facts(dataset, network):
-    facts = run_summary.facts(CONFIG, dataset, network, job_on(world_size=2))
+    facts = run_summary.facts(CONFIG, dataset, **parts_on(CONFIG, network, world_size=2))
     assert json.loads(json.dumps(facts)) == facts, "ready for JSON"
     expected = {
         "num_parameters": 1000,
@@ -115,8 +119,8 @@ def test_run_card_of_another_run(dataset, network):
         data=DataConfig(batch_size=30, augment=False, normalize=False),
         optim=OptimConfig(name="sgd", lr=0.1, schedule="cosine", ema=0.999, accumulate=3),
     )
-    job = job_on(world_size=2, device="NVIDIA H200", last_step=7)
-    card = run_card(dataset, network, config=config, job=job, progress=Progress(step=5))
+    where = {"world_size": 2, "device": "NVIDIA H200", "last_step": 7}
+    card = run_card(dataset, network, config=config, progress=Progress(step=5), **where)
     assert card["data"].startswith("digits (FALLBACK for cifar10): ")
     assert card["input"] == "32x32 -> 224x224, in [0, 1], as stored"
     assert card["hardware"].startswith("2 processes (DDP) on NVIDIA H200, matrix products")
@@ -168,7 +172,7 @@ def finished():
 
 
 def test_summary_and_result_card(dataset, network):
-    facts = run_summary.facts(CONFIG, dataset, network, job_on())
+    facts = run_summary.facts(CONFIG, dataset, **parts_on(CONFIG, network))
     summary = run_summary.summary(facts, finished(), status="finished")
     expected = {
         "status": "finished",
@@ -203,7 +207,7 @@ def test_summary_and_result_card(dataset, network):
 
 
 def test_summary_of_a_run_that_failed_at_once(dataset, network):
-    facts = run_summary.facts(CONFIG, dataset, network, job_on())
+    facts = run_summary.facts(CONFIG, dataset, **parts_on(CONFIG, network))
     summary = run_summary.summary(facts, Progress(), status="failed")
     assert summary["status"] == "failed"
     assert summary["images_per_second"] is None
@@ -235,8 +239,8 @@ def test_collapse_advice_names_real_options():
 
 
 def test_what_a_run_is_filed_under_and_what_is_said_of_its_end(dataset, network):
-    facts = run_summary.facts(CONFIG, dataset, network, job_on())
+    facts = run_summary.facts(CONFIG, dataset, **parts_on(CONFIG, network))
     assert run_summary.tags(facts) == [facts["dataset"], facts["precision"], "1 process"]
     assert run_summary.tags({**facts, "world_size": 8})[-1] == "8 processes"
-    finding = run_summary.finding(run_summary.summary(facts, finished(), status="finished"))
+    finding = run_summary.summary_sentence(run_summary.summary(facts, finished(), status="finished"))
     assert finding == f"{facts['dataset']}: top-1 41.00% after 312 steps, 42.00% at best (epoch 1), 1 m 05 s"

@@ -8,7 +8,7 @@ from PIL import Image
 from pillow_inputs import channels_first
 from torchvision import transforms
 
-from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.data.inputs import Inputs, InputSpec
 
 
 def test_inputs_in_0_1_equal_the_lectures_transform_bit_for_bit():
@@ -50,10 +50,8 @@ def test_margin_and_type_change_nothing_else(margin, dtype, num_images):
         assert torch.equal(ours, expected)
 
 
-def make(**changes):
-    settings = {"image_size": 224, "source_size": 32, "mean": (0.0,) * 3, "std": (1.0,) * 3}
-    settings |= {"margin": (0, 0), "dtype": torch.float32, "augment": None}
-    return Preprocess(**(settings | changes))
+def make(*, image_size=224, mean=(0.0,) * 3, std=(1.0,) * 3, **how):
+    return Inputs(InputSpec(image_size, stored_size=32, mean=mean, std=std), **how)
 
 
 def test_constant_image_becomes_the_expected_value():

@@ -12,7 +12,7 @@ import torchvision
 from alexnet_dist.config import ModelConfig
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import alexnet as model
-from alexnet_dist.models import fast_layers
+from alexnet_dist.models import fast_layers, weights
 
 NUM_PARAMETERS = 57_044_810
 
@@ -84,8 +84,14 @@ def imagenet_state():
 
 def build_without_memory(config, num_classes=10):
     """For what is refused or read off before any number matters."""
+    start = weights.starting_weights(config)
     with torch.device("meta"):
-        return model.build(config, num_classes=num_classes, seed=0)
+        return model.build(config, num_classes=num_classes, seed=0, start=start)
+
+
+def build_from(config, seed=0):
+    """Build the network on the weights that the configuration names."""
+    return model.build(config, num_classes=10, seed=seed, start=weights.starting_weights(config))
 
 
 # ---- the network ----------------------------------------------------------------------------------------------------
@@ -179,17 +185,16 @@ def test_training_flops_counts_the_real_head_and_size():
 
 def test_weights_make_the_round_trip(network, weights_file, caplog):
     config = ModelConfig(weights=weights_file)
-    loaded = model.build(config, num_classes=10, seed=99).state_dict()
+    loaded = build_from(config, seed=99).state_dict()
     for key, value in network.state_dict().items():
         assert torch.equal(value, loaded[key]), key
-    assert not caplog.records, "a head that fits is no reason for a warning"
-    assert model.input_statistics(config) is None
+    assert not any("head" in record.message for record in caplog.records), "a head that fits is no reason for a warning"
 
 
 def test_a_head_of_1000_classes_starts_fresh(network, imagenet_file, caplog):
     config = ModelConfig(weights=imagenet_file, init="torch")
     with caplog.at_level(logging.WARNING):
-        loaded = model.build(config, num_classes=10, seed=0).state_dict()
+        loaded = build_from(config).state_dict()
     expected = imagenet_state()
     for key, value in loaded.items():
         if key.startswith("classifier.6"):
@@ -204,9 +209,8 @@ def test_a_head_of_1000_classes_starts_fresh(network, imagenet_file, caplog):
 def test_weights_with_a_head_of_1000_classes_want_imagenets_statistics(imagenet_file):
     transforms = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.transforms()
     expected = (tuple(transforms.mean), tuple(transforms.std))
-    assert model.input_statistics(ModelConfig(weights=imagenet_file)) == expected
-    assert model.input_statistics(ModelConfig(pretrained=True)) == expected
-    assert model.input_statistics(ModelConfig()) is None
+    assert weights.starting_weights(ModelConfig(weights=imagenet_file)).statistics == expected
+    assert weights.starting_weights(ModelConfig()) is None
 
 
 def tiny(keys=None, **changes):
@@ -268,7 +272,7 @@ def test_a_pickle_is_never_run(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"features.0.bias": Bomb()}, path)  # noqa: TID251 - that it is refused is the point
     with pytest.raises(UserError):
-        model.input_statistics(ModelConfig(weights=path))
+        weights.starting_weights(ModelConfig(weights=path))
     with pytest.raises(UserError):
         build_without_memory(ModelConfig(weights=path))
     assert not (tmp_path / "ran").exists()
@@ -285,7 +289,7 @@ def test_pretrained_weights_keep_the_fresh_head(network, monkeypatch):
         return imagenet_state()
 
     monkeypatch.setattr(torchvision.models.AlexNet_Weights, "get_state_dict", give)
-    loaded = model.build(ModelConfig(pretrained=True, init="torch"), num_classes=10, seed=0).state_dict()
+    loaded = build_from(ModelConfig(pretrained=True, init="torch")).state_dict()
     assert wishes["check_hash"] is True, "what comes from the network is verified"
     assert wishes["who"] is torchvision.models.AlexNet_Weights.IMAGENET1K_V1
     for key, value in imagenet_state().items():

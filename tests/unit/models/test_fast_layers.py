@@ -12,7 +12,7 @@ from tiny import tiny_alexnet
 from torch import nn
 
 from alexnet_dist.config import ModelConfig
-from alexnet_dist.data.inputs import Preprocess
+from alexnet_dist.data.inputs import Inputs, InputSpec
 from alexnet_dist.models import alexnet as model
 from alexnet_dist.models import fast_layers
 
@@ -47,16 +47,8 @@ def test_whole_network_on_pillows_inputs_in_float64():
     network = model.build(ModelConfig(dropout=0.0), num_classes=10, seed=0)
     twin = torchvision.models.alexnet(num_classes=10, dropout=0.0)
     twin.load_state_dict(network.state_dict())
-    preprocess = Preprocess(
-        image_size=224,
-        source_size=32,
-        mean=MEAN,
-        std=STD,
-        margin=fast_layers.margin(224),
-        dtype=torch.float64,
-        augment=None,
-    )
-    inputs = preprocess(torch.from_numpy(images).permute(0, 3, 1, 2))
+    make = Inputs(InputSpec(224, 32, MEAN, STD), margin=fast_layers.margin(224), dtype=torch.float64)
+    inputs = make(torch.from_numpy(images).permute(0, 3, 1, 2))
     network.double().to(memory_format=torch.channels_last)
     assert_equal_to_1e_10(
         loss_and_gradients(network, inputs, labels), loss_and_gradients(twin.double(), plain_inputs(images), labels)

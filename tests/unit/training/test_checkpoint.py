@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from checkpoints import network, save, trained
+from checkpoints import evaluated, network, save, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
@@ -45,7 +45,7 @@ def test_contents_are_what_the_contract_says(tmp_path):
     path = save(tmp_path, model=model, optimizer=optimizer, progress={"step": 7})
     assert path.name == "step_00000007"
     manifest = json.loads((path / "MANIFEST.json").read_text())
-    assert manifest.keys() == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert manifest.keys() == {"model.safetensors", "config.json", "optimizer.safetensors", "state.json"}
     assert all((path / name).stat().st_size == entry["bytes"] for name, entry in manifest.items())
     assert safetensors.torch.load_file(path / "model.safetensors").keys() == model.state_dict().keys()
     assert {"exp_avg:0.weight", "exp_avg_sq:3.bias", "step:0.weight"} <= safetensors.torch.load_file(
@@ -137,11 +137,12 @@ def test_any_content_is_a_fault_and_never_a_crash(tmp_path_factory, name, conten
 
 def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step, top1 in ((1, 0.3), (2, 0.9), (3, None), (4, 0.5), (5, 0.6)):
-        save(tmp_path, step=step, top1=top1)
+        save(tmp_path, step=step, progress=evaluated(step, top1))
     checkpoint.prune(tmp_path, keep=2, last_step=5)
     assert [path.name[-1] for path in checkpoint.checkpoints(tmp_path)] == ["2", "4", "5"]
     checkpoint.prune(tmp_path, keep=1, last_step=5)
     assert [path.name[-1] for path in checkpoint.checkpoints(tmp_path)] == ["2", "5"]
+    assert checkpoint.best_of(checkpoint.checkpoints(tmp_path)).name[-1] == "2"
 
 
 def test_prune_never_counts_a_damaged_checkpoint_that_the_run_was_continued_from_before(tmp_path):
@@ -163,7 +164,7 @@ def test_saving_again_replaces(tmp_path):
 def test_full_disk_leaves_earlier_checkpoints_and_no_rubbish(tmp_path, monkeypatch):
     save(tmp_path, step=1)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
@@ -181,7 +182,8 @@ def test_files_are_flushed_before_the_rename(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
     save(tmp_path)
     before = {Path(name).name for name in events[: events.index("rename")]}
-    expected = {"model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json", ".writing-step_00000007"}
+    expected = {"model.safetensors", "config.json", "optimizer.safetensors", "state.json", "MANIFEST.json"}
+    expected |= {".writing-step_00000007"}
     assert before == expected
     assert events[-1] == str(tmp_path)
 
@@ -212,7 +214,8 @@ def test_saver_writes_what_save_writes(tmp_path):
     average = network(seed=5)
     expected = save(tmp_path / "a", model=model, optimizer=optimizer, ema=average, progress={"step": 7})
     background = saver(tmp_path / "b")
-    background.save(step=7, model=model, optimizer=optimizer, ema=average, state={"progress": {"step": 7}})
+    tensors = checkpoint.tensors_of(model, optimizer, average)
+    background.save(step=7, tensors=tensors, state={"progress": {"step": 7}}, metadata={})
     background.wait()
     written = tmp_path / "b" / expected.name
     assert sorted(path.name for path in written.iterdir()) == sorted(path.name for path in expected.iterdir())
@@ -226,7 +229,7 @@ def test_training_goes_on_while_the_saver_writes_and_does_not_change_what_it_wri
     write = checkpoint._save_tensors
     monkeypatch.setattr(checkpoint, "_save_tensors", lambda *a: (moved.wait(60), write(*a)))
     background = saver(tmp_path / "later")
-    background.save(step=7, model=model, optimizer=optimizer, ema=None, state={})
+    background.save(step=7, tensors=checkpoint.tensors_of(model, optimizer, None), state={}, metadata={})
     trained(steps=4, model=model, optimizer=optimizer)  # returns although nothing is written yet
     assert checkpoint.newest(tmp_path / "later") is None
     moved.set()
@@ -245,7 +248,8 @@ def test_saver_takes_one_at_a_time_and_prunes(tmp_path):
     model, optimizer = trained()
     background = saver(tmp_path, keep=1)
     for step in (1, 2, 3):
-        background.save(step=step, model=model, optimizer=optimizer, ema=None, state={"progress": step, "top1": None})
+        tensors = checkpoint.tensors_of(model, optimizer, None)
+        background.save(step=step, tensors=tensors, state={"progress": step}, metadata={})
     background.wait()
     assert [path.name for path in checkpoint.checkpoints(tmp_path)][-1] == "step_00000003"
     assert len(checkpoint.checkpoints(tmp_path)) <= 2  # the newest, and the best, all being equally good
@@ -255,13 +259,13 @@ def test_what_the_saver_cannot_write_is_told_at_once_and_raised_later(tmp_path, 
     model, optimizer = trained()
     told = threading.Event()
     background = saver(tmp_path, failed=told.set)
-    background.save(step=1, model=model, optimizer=optimizer, ema=None, state={})
+    background.save(step=1, tensors=checkpoint.tensors_of(model, optimizer, None), state={}, metadata={})
     background.wait()
     monkeypatch.setattr(checkpoint, "_check_space", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    background.save(step=2, model=model, optimizer=optimizer, ema=None, state={})
+    background.save(step=2, tensors=checkpoint.tensors_of(model, optimizer, None), state={}, metadata={})
     assert told.wait(60)
     with pytest.raises(UserError, match=r"step_00000002 cannot be written: .*full.*Earlier checkpoints are intact"):
-        background.save(step=3, model=model, optimizer=optimizer, ema=None, state={})
+        background.save(step=3, tensors=checkpoint.tensors_of(model, optimizer, None), state={}, metadata={})
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     background.wait()  # it was said once
 
@@ -270,7 +274,7 @@ def test_closing_logs_a_failure(tmp_path, monkeypatch, caplog):
     model, optimizer = trained()
     background = saver(tmp_path)
     monkeypatch.setattr(checkpoint, "_check_space", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    background.save(step=2, model=model, optimizer=optimizer, ema=None, state={})
+    background.save(step=2, tensors=checkpoint.tensors_of(model, optimizer, None), state={}, metadata={})
     background.close()
     assert "cannot be written" in caplog.text
 

@@ -1,78 +1,85 @@
-"""The evaluation loop: exact counts of stored images."""
+"""The evaluation loop: exact counts of stored images, by nothing but a network, a loader, inputs and an accelerator."""
 
-import dataclasses
-
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tiny import records, run, summary
+from tiny import records, run, summary, tiny_alexnet
 from torch import nn
 
-from alexnet_dist.training import eval_loop, train_loop
+from alexnet_dist.config import DataConfig, parse
+from alexnet_dist.data import Inputs, InputSpec, load
+from alexnet_dist.data.loader import make_loader
+from alexnet_dist.data.sampler import GlobalBatches
+from alexnet_dist.distributed.accelerator import make_accelerator
+from alexnet_dist.training import eval_loop
+
+INPUTS = Inputs(InputSpec(64, stored_size=32, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)))
 
 
-def test_evaluation_equals_a_plain_count(tmp_path, monkeypatch):
-    seen: list[tuple[train_loop.Job, train_loop.Evaluation]] = []
-    evaluate = eval_loop.evaluate
-    monkeypatch.setattr(
-        eval_loop, "evaluate", lambda job, **how: (result := evaluate(job, **how), seen.append((job, result)))[0]
-    )
-    run(tmp_path / "run", "--epochs", "1", "--optim.lr", "5e-3")
-    ((job, result),) = seen
-    module = job.accelerator.unwrap_model(job.model).eval()
-    split = job.eval_loader.dataset
-    logits = module(job.preprocess(torch.from_numpy(split.images))).detach()
-    labels = torch.from_numpy(split.labels)
+@pytest.fixture
+def split():
+    return load(DataConfig(dataset="synthetic", limit=52, batch_size=16)).test
+
+
+@pytest.fixture
+def accelerator():
+    return make_accelerator(parse(["--runtime.precision", "fp32", "--runtime.cpu"]))[0]
+
+
+def shares(split, accelerator):
+    order = GlobalBatches(len(split), 16, seed=None, drop_last=False)
+    return accelerator.prepare(make_loader(split.images, split.labels, order, pin_memory=False))
+
+
+def test_evaluation_equals_a_plain_count(split, accelerator):
+    torch.manual_seed(0)
+    model = tiny_alexnet(num_classes=10)
+    result = eval_loop.evaluate(model, shares(split, accelerator), INPUTS, accelerator)
+    logits, labels = model(INPUTS(torch.from_numpy(split.images))).detach(), torch.from_numpy(split.labels)
+    assert not model.training
     assert result.num_images == 52
     assert result.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
-    expected = torch.zeros(10, 10, dtype=torch.int64)
+    expected = np.zeros((10, 10), dtype=np.int64)
     for label, predicted in zip(labels.tolist(), logits.argmax(1).tolist(), strict=True):
         expected[label, predicted] += 1
     assert result.confusion.tolist() == expected.tolist()
     assert result.top1 == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    assert result.top1_flip_tta is None
 
 
-def test_evaluation_uses_stored_images_and_no_dropout(tmp_path, monkeypatch):
-    """Evaluated twice, the same to the bit; trained on between, not."""
-    results = []
-    evaluate = eval_loop.evaluate
-
-    def twice(job, **how):
-        results.append([evaluate(job).loss, evaluate(job).loss])
-        return evaluate(job, **how)
-
-    monkeypatch.setattr(eval_loop, "evaluate", twice)
-    run(tmp_path / "run")
-    assert results[0][0] == results[0][1]
-    assert results[0][0] != results[1][0]
+def test_evaluation_uses_stored_images_and_no_dropout(split, accelerator):
+    """Twice, the same to the bit, although the network drops units and its inputs are augmented in training."""
+    model = tiny_alexnet(num_classes=10, dropout=0.5).train()
+    losses = [eval_loop.evaluate(model, shares(split, accelerator), INPUTS, accelerator).loss for _ in range(2)]
+    assert losses[0] == losses[1]
 
 
 class Lopsided(nn.Module):
-    """Random weights on the pixels: what it says of an image and of its mirror image has nothing in common."""
+    """Random weights on the pixels: its logits of an image and of its mirror image have nothing in common."""
 
     def forward(self, images):
         pixels = images.float().flatten(1)
-        return F.linear(pixels, torch.randn(10, pixels.shape[1], generator=torch.Generator().manual_seed(3)))
+        return F.linear(pixels, torch.randn(10, pixels.shape[1], generator=torch.Generator().manual_seed(15)))
 
 
-def test_mirrored_evaluation_averages_both_sides(tmp_path, monkeypatch):
-    """At the last evaluation alone, and the plain figure stays what it was."""
-    seen, lopsided = [], []
-    evaluate = eval_loop.evaluate
-
-    def look(job, **how):
-        seen.append(job)
-        lopsided.append(evaluate(dataclasses.replace(job, model=Lopsided()), **how))
-        return lopsided[-1]
-
-    monkeypatch.setattr(eval_loop, "evaluate", look)
-    folder = run(tmp_path / "run")
-    assert ["val/top1_flip_tta" in line for line in records(folder) if "val/top1" in line] == [False, True]
-    images = torch.from_numpy(seen[-1].eval_loader.dataset.images)
-    labels = torch.from_numpy(seen[-1].eval_loader.dataset.labels)
-    sides = [Lopsided()(seen[-1].preprocess(side)) for side in (images, images.flip(-1))]
+def test_flip_tta_averages_both_sides(split, accelerator):
+    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+    sides = [Lopsided()(INPUTS(side)) for side in (images, images.flip(-1))]
     right = [(votes.argmax(1) == labels).double().mean().item() for votes in (sides[0], sum(sides), sides[1])]
     assert len(set(right)) == 3, "three answers that can be told apart"
-    assert (lopsided[0].top1, lopsided[0].top1_flip_tta) == (pytest.approx(right[0]), None)
-    assert (lopsided[1].top1, lopsided[1].top1_flip_tta) == pytest.approx(tuple(right[:2]))
-    assert (summary(folder)["final_top1"], summary(folder)["final_top1_flip_tta"]) == pytest.approx(tuple(right[:2]))
+    found = eval_loop.evaluate(Lopsided(), shares(split, accelerator), INPUTS, accelerator, flip_tta=True)
+    assert (found.top1, found.top1_flip_tta) == pytest.approx(tuple(right[:2]))
+
+
+def test_a_run_uses_flip_tta_at_its_last_evaluation_alone(tmp_path):
+    folder = run(tmp_path / "run")
+    ends = [line for line in records(folder) if "val/top1" in line]
+    assert ["val/top1_flip_tta" in line for line in ends] == [False, True]
+    assert summary(folder)["final_top1_flip_tta"] == ends[-1]["val/top1_flip_tta"]
+    assert summary(folder)["final_top1"] == ends[-1]["val/top1"]
+
+
+def test_evaluated_weights_are_those_of_now(tmp_path):
+    first, second = [line["val/loss"] for line in records(run(tmp_path / "run")) if "val/loss" in line]
+    assert first != second

@@ -8,18 +8,15 @@ import torch
 from torch import nn
 
 from alexnet_dist.config import OptimConfig
-from alexnet_dist.training import lr_schedule
+from alexnet_dist.training.lr_schedule import BASE_BATCH, LearningRate
 
 LR = 0.2
 STEPS_PER_EPOCH, TOTAL = 10, 100
 
 
 def rates(total=TOTAL, steps_per_epoch=STEPS_PER_EPOCH, **options):
-    config = OptimConfig(lr=LR, **options)
-    return [
-        lr_schedule.learning_rate(step, config, steps_per_epoch=steps_per_epoch, total_steps=total)
-        for step in range(total)
-    ]
+    schedule = LearningRate(OptimConfig(lr=LR, **options), BASE_BATCH, steps_per_epoch, total)
+    return [schedule(step) for step in range(total)]
 
 
 def torchs(scheduler, total=TOTAL, **options):
@@ -116,5 +113,5 @@ def test_a_warm_up_longer_than_the_run_only_rises():
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("sqrt", 4), ("linear", 16)])
 def test_rates_are_scaled_to_the_batch(rule, factor):
     config = OptimConfig(lr=1e-3, scale_lr=rule)
-    assert lr_schedule.peak(config, batch_size=4096) == pytest.approx(1e-3 * factor)
-    assert lr_schedule.peak(config, batch_size=256) == 1e-3
+    assert LearningRate(config, 4096, 1, 1).peak_lr == pytest.approx(1e-3 * factor)
+    assert LearningRate(config, 256, 1, 1).peak_lr == 1e-3

@@ -27,21 +27,26 @@ def test_golden_losses(tmp_path, flags, golden):
 def test_mixed_images_count_for_both_labels(tmp_path, monkeypatch):
     """The loss of a mixture is its labels' losses by their shares, and its input the two images by theirs."""
     seen = []
-    inputs, loss = train_loop.inputs, train_loop._losses
+    step, loss = train_loop.train_step, train_loop._losses
 
-    def look(job, logits, batch, draws):
-        found = loss(job, logits, batch, draws)
-        seen.append((job, logits.detach(), batch, draws, inputs(job, batch, draws), found.detach()))
+    def look(logits, batch, draws, smoothing):
+        found = loss(logits, batch, draws, smoothing)
+        seen.append((logits.detach(), found.detach()))
         return found
 
+    def look_at_step(context, batch, draws, **keywords):
+        seen.append((context.inputs, batch, draws))
+        return step(context, batch, draws, **keywords)
+
     monkeypatch.setattr(train_loop, "_losses", look)
+    monkeypatch.setattr(train_loop, "train_step", look_at_step)
     run(tmp_path / "run", "--max-steps", "1", "--data.mixup", "1")
-    ((job, logits, batch, draws, network_input, found),) = seen
+    (inputs, batch, draws), (logits, found) = seen
     own = augment.shares(draws[batch["ids"]])
     both = [F.cross_entropy(logits, batch[key], reduction="none") for key in ("labels", "partner_labels")]
     torch.testing.assert_close(found, own * both[0] + (1 - own) * both[1])
-    parts = [job.preprocess.augment(batch[f"{p}images"], draws[batch[f"{p}ids"]]) for p in ("", "partner_")]
-    torch.testing.assert_close(network_input, job.preprocess(augment.mix(*parts, draws[batch["ids"]])))
+    parts = [inputs.augment(batch[f"{p}images"], draws[batch[f"{p}ids"]]) for p in ("", "partner_")]
+    torch.testing.assert_close(inputs.augmented(batch, draws), inputs(augment.mix(*parts, draws[batch["ids"]])))
     assert not torch.equal(batch["ids"], batch["partner_ids"])
 
 
@@ -80,7 +85,7 @@ class NoWaiting(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.parametrize("flags", [[], ["--optim.clip-norm", "1", "--optim.ema", "0.9", "--optim.accumulate", "2"]])
 def test_steps_between_records_wait_for_nothing(tmp_path, monkeypatch, flags):
-    step, waits = train_loop._train_step, []
+    step, waits = train_loop.train_step, []
 
     def watched(*arguments, **keywords):
         with NoWaiting() as mode:
@@ -88,7 +93,7 @@ def test_steps_between_records_wait_for_nothing(tmp_path, monkeypatch, flags):
         waits.append(mode.waits)
         return result
 
-    monkeypatch.setattr(train_loop, "_train_step", watched)
+    monkeypatch.setattr(train_loop, "train_step", watched)
     run(tmp_path / "run", *flags)
     assert waits[1:] == [0] * 5  # the first step makes the optimizer's state
 
