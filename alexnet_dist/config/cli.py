@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 MAY_CHANGE_ON_RESUME = re.compile(
     r"epochs|out_dir|resume|max_steps|profile|data\.(cache_dir|fallback)|(runtime|log|wandb|checkpoint)\..*"
 )
+RECIPES = Path(__file__).with_name("recipes")
+"""Configurations that come with the package; `--config` finds them by name."""
 
 
 def parse(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> Config:
@@ -40,10 +43,10 @@ def parse(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> Confi
     try:
         found, flags = finder.parse_known_args(arguments)
     except argparse.ArgumentError:
-        raise UserError("--config needs the name of a YAML file") from None
+        raise UserError("--config needs the name of a YAML file or of a recipe") from None
     from_files: list[str] = []
     for name in found.config:
-        tokens = _read_yaml(Path(name))
+        tokens = _read_yaml(_find(name))
         _parse_tokens(tokens, prog=prog, origin=f"{name}: ")
         from_files += tokens
     return _parse_tokens(from_files + flags, prog=prog)
@@ -58,7 +61,7 @@ def _parse_tokens(tokens: list[str], *, prog: str, origin: str = "") -> Config:
         if stop.code in (0, None):
             print(printed.getvalue(), end="")
             raise
-        raise UserError(f"{origin}{_one_line(printed.getvalue())} (train.py --help lists every option)") from None
+        raise UserError(f"{origin}{_one_line(printed.getvalue())} ({prog} --help lists every option)") from None
 
 
 def _one_line(box: str) -> str:
@@ -80,6 +83,16 @@ def _closest_option(flag: str) -> str | None:
         wanted.rpartition(".")[2], names, n=1
     )
     return names[found[0]] if found else None
+
+
+def _find(name: str) -> Path:
+    """Return the file that `--config` names: one that exists wins over a shipped recipe's name."""
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    if Path(name).is_file() or (name not in recipes and (os.sep in name or Path(name).exists())):
+        return Path(name)
+    if name in recipes:
+        return recipes[name]
+    raise UserError(f"--config {name}: there is no such file, and the recipes are {', '.join(recipes)}")
 
 
 def _read_yaml(path: Path) -> list[str]:

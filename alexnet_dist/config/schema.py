@@ -216,7 +216,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Train AlexNet. `--config FILE.yaml` is read first; flags win over it. Defaults are recipes/reference.yaml."""
+    """Train AlexNet. `--config FILE.yaml`, or a recipe by name, is read first; flags win. Defaults: `reference`."""
 
     epochs: int = 30
     """Passes over the training images."""

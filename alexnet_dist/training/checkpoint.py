@@ -152,11 +152,13 @@ def save(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State, 
         scratch.mkdir()
         scratch.chmod(FOLDER_MODE)
         _check_space(scratch, tensors)
-        networks = [name for name in ("model", "ema") if name in tensors]
-        for name in networks:
-            claim = metadata if name == networks[-1] else {**metadata, "result": None}
-            weights.write(scratch / f"{name}.safetensors", tensors[name], claim)
-        _save_tensors(tensors["optimizer"], scratch / "optimizer.safetensors")
+        for name, part in tensors.items():
+            if name == "optimizer":
+                _save_tensors(part, scratch / "optimizer.safetensors")
+            else:
+                claims_result = name == "ema" or "ema" not in tensors
+                claim = metadata if claims_result else {**metadata, "result": None}
+                weights.write(scratch / f"{name}.safetensors", part, claim)
         _write_json(scratch / CONFIG, metadata)
         _write_json(scratch / "state.json", {"format": FORMAT, **state})
         _write_json(scratch / MANIFEST, {path.name: _describe(path) for path in sorted(scratch.iterdir())})

@@ -4,6 +4,7 @@ import pytest
 from places import ROOT
 
 from alexnet_dist.config import Config, flat, parse, to_dict
+from alexnet_dist.errors import UserError
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
@@ -38,3 +39,28 @@ def test_the_reference_recipe_is_the_default():
     assert default["optim.weight_decay"] is None, (
         "which is AdamW's 0.5 (test_optimizer), and right for other optimizers too"
     )
+
+
+def test_a_recipe_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse(["--config", "lecture"]) == parse(["--config", str(ROOT / "recipes/lecture.yaml")])
+
+
+def test_a_file_that_exists_wins_over_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lecture").write_text("epochs: 77")
+    assert parse(["--config", "lecture"]).epochs == 77
+    (tmp_path / "quick").mkdir()
+    assert parse(["--config", "quick"]) == parse(["--config", str(ROOT / "recipes/quick.yaml")]), "a folder is no file"
+
+
+def test_a_name_that_is_no_recipe_lists_them():
+    with pytest.raises(UserError, match=r"--config lectur: there is no such file, and the recipes are .*lecture, long"):
+        parse(["--config", "lectur"])
+
+
+@pytest.mark.parametrize("name", ["./lecture", "../recipes/lecture", "recipes/nothing.yaml"])
+def test_a_path_is_not_taken_for_a_recipe(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no such file"):
+        parse(["--config", name])

@@ -1,0 +1,94 @@
+"""The command line of all commands, and the exit code of each ending."""
+
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+import alexnet_dist
+from alexnet_dist.commands import main, train
+from alexnet_dist.config import parse
+from alexnet_dist.distributed.signals import StoppedError
+from alexnet_dist.distributed.watchdog import LostRankError
+from alexnet_dist.errors import UserError
+from alexnet_dist.training.metrics import NonFiniteError
+
+
+def ending(*arguments, prog="alexnet-dist"):
+    with pytest.raises(SystemExit) as ended:
+        main.main(list(arguments), prog=prog)
+    return ended.value.code
+
+
+def test_help_lists_the_commands(capsys):
+    assert ending("--help") == 0
+    assert "usage: alexnet-dist COMMAND" in capsys.readouterr().out
+
+
+def test_the_version(capsys):
+    assert ending("--version") == 0
+    assert alexnet_dist.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "words"), [([], "name a command"), (["trian"], "there is no command trian")])
+def test_a_command_that_is_not_there_is_one_line(capsys, arguments, words):
+    assert ending(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert words in printed.err
+    assert "train, doctor or report" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (None, 0, ""),
+        (UserError("no such folder"), 2, "error: no such folder"),
+        (NonFiniteError("a NaN", step=1, images=[]), 1, "error: a NaN"),
+        (LostRankError("rank 1 is gone"), 1, "error: rank 1 is gone. The same command with the same --out-dir"),
+        (StoppedError(15), 143, "error: stopped by SIGTERM, its state is saved"),
+        (StoppedError(2), 130, "error: stopped by SIGINT"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+)
+def test_endings_become_exit_codes(monkeypatch, capsys, fault, code, words):
+    def end(_config):
+        if fault is not None:
+            raise fault
+
+    monkeypatch.setattr(train, "train", end)
+    assert ending("train", "--epochs", "1") == code
+    assert words in capsys.readouterr().err
+
+
+def test_messages_name_the_command_as_it_was_called(capsys):
+    assert ending("train", "--epoch", "1", prog="train.py") == 2
+    assert "(train.py --help lists every option)" in capsys.readouterr().err
+    assert ending("train", "--epoch", "1") == 2
+    assert "(alexnet-dist train --help lists every option)" in capsys.readouterr().err
+
+
+def test_both_names_of_the_package_load_late():
+    code = "import sys, alexnet_dist as a; print('torch' in sys.modules, callable(a.load), 'torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert out.split() == ["False", "True", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        alexnet_dist.tarin  # noqa: B018
+
+
+def test_training_from_python_returns_a_result_and_works_again(tmp_path, monkeypatch):
+    import torchvision
+    from tiny import FLAGS, summary, tiny_alexnet
+
+    monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
+    config = parse([*FLAGS, "--out-dir", str(tmp_path / "run"), "--runtime.precision", "fp32"])
+    result = alexnet_dist.train(config)
+    assert (result.folder, result.status) == (tmp_path / "run", "finished")
+    assert result.top1 == summary(result.folder)["final_top1"]
+    assert (result.best_top1, result.best_epoch) == (summary(result.folder)["best_top1"], result.best_epoch)
+    again = alexnet_dist.train(config)
+    assert (again.status, again.top1) == ("nothing to train", result.top1)
+    other = alexnet_dist.train(parse([*FLAGS, "--out-dir", str(tmp_path / "other"), "--runtime.precision", "bf16"]))
+    assert other.status == "finished", "in another precision, in the same process"
