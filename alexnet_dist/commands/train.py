@@ -234,7 +234,7 @@ def evaluate(run: TrainRun, progress: Progress) -> Evaluation | None:
     """Return the evaluation of the weights, of their average where there is one; None where a stop came meanwhile."""
     context, loaders = run.context, run.loaders
     module = context.ema.model if context.ema else context.network
-    shares = run.control.interruptible(loaders.eval, num_batches=loaders.num_eval_batches)
+    shares = run.control.interruptible(loaders.test, num_batches=loaders.num_eval_batches)
     flip_tta = progress.step == run.plan.last_step and run.dataset.flips
     try:
         found = eval_loop.evaluate(module, shares, context.inputs, context.accelerator, flip_tta=flip_tta)

@@ -42,7 +42,7 @@ class Loaders:
     order: GlobalBatches
     """Of the training loader, whose position it decides."""
     train: Collection[Batch]
-    eval: Collection[Batch]
+    test: Collection[Batch]
     num_eval_batches: int
     """Global batches of the evaluation split; a rank may have one share less."""
 

@@ -1,4 +1,4 @@
-"""`python -m alexnet_dist.doctor`."""
+"""Entry point of `python -m alexnet_dist.doctor`."""
 
 from alexnet_dist.doctor.cli import command
 

@@ -1,7 +1,11 @@
-"""Nodes that meet before a launch, through a store of torch's as the launcher's own, and compare what they have.
+"""Comparison of all nodes before a launch: reports exchanged through a torch TCPStore, and the checks over them.
 
-Node 0 opens the store at the address that the launcher is about to use, and closes it when all have left: the others
-wait for that, so that no launcher of theirs finds this store in place of its own.
+Node 0 opens the store at the address that the launcher is about to use. The other nodes return only after node 0 has
+closed it, so that no launcher connects to this store in place of its own.
+
+The exchange, by keys of the store: node 0 sets `start`, which names what the other nodes are to probe; each of them
+takes a number from `arrivals`, probes, takes another from `probed` and sets `report/NUMBER`; node 0 sets `reports`, all
+of them in that order; each other node sets `left/NUMBER`; node 0 closes the store.
 """
 
 from __future__ import annotations
@@ -9,307 +13,247 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import socket
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist  # noqa: TID251 - its store, before there is a group
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined] # noqa: TID251 - before any group
 
 from alexnet_dist.config import flat
-from alexnet_dist.doctor.checks_hardware import Finding, within
+from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, within
 from alexnet_dist.doctor.checks_network import CONNECT_SECONDS, LOOK_SECONDS, STORE_SECONDS, Nodes, connect
 from alexnet_dist.errors import UserError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-LEAVE_SECONDS = 10.0  # for all to leave
-TOKEN_SECONDS = 3.0  # for a file to be seen through a network file system
-# torch's c10d rendezvous takes a node for dead whose heartbeat looks older than 15 s (dynamic_rendezvous.py).
+LEAVE_SECONDS = 10.0  # until every node has read the reports, and until node 0 has closed the store
+TOKEN_SECONDS = 3.0  # until a new file is visible through a network file system
+# torch's c10d rendezvous declares a node dead whose heartbeat looks older than 15 s (dynamic_rendezvous.py).
 CLOCK_ERROR, CLOCK_WARNING = 10.0, 1.0  # seconds
-MOST_WAITING = 4096  # connections to node 0 that nobody takes
-VITAL = ("torch", "alexnet_dist", "sources", "nccl")  # versions that must be the same
+BACKLOG = 4096  # connections to node 0's probe port, which are never accepted
+VITAL = ("torch", "alexnet_dist", "sources", "nccl")  # versions whose difference is an error
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a node tells the others."""
+    """State of one node, as the other nodes receive it."""
 
     rank: int
-    """0 is the one that the others go to; one that comes without a rank gets it there."""
+    """Node rank; a node without `--node-rank` takes its arrival number."""
     host: str
     versions: Mapping[str, str]
     command: Mapping[str, Any]
-    """Its configuration, and the processes that it was told."""
+    """The run's configuration and the number of nodes and processes, nested as in the YAML file."""
     errors: Sequence[str] = ()
-    """What is wrong on that node alone."""
+    """Errors of the checks on that node alone."""
     sees_token: bool = True
-    """Whether the file is there that node 0 wrote into the run folder."""
+    """Whether the file that node 0 wrote into the run folder is visible."""
     unreachable: str = ""
-    """Why a port of node 0 other than the rendezvous's cannot be reached."""
+    """Why a port of node 0 other than the rendezvous's cannot be reached; empty if it can."""
     unnamed: str = ""
-    """Why node 0 cannot be reached by its own name."""
+    """Why node 0 cannot be reached by its own host name; empty if it can."""
     clock: float = 0.0
-    """Seconds by which this node's clock is ahead of node 0's, too large by the network's delay."""
+    """Seconds by which this node's clock is ahead of node 0's, too small by the network's delay."""
 
     def __str__(self) -> str:
         return f"node {self.rank} ({self.host})"
 
 
-# ---- the meeting ----------------------------------------------------------------------------------------------------
+# ---- exchange of reports --------------------------------------------------------------------------------------------
 
 
-def _key(*words: object) -> str:
-    """Return a key in the store, which may be the launcher's and outlive its restarts."""
-    return "/".join(map(str, ("alexnet_dist/doctor", os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), *words)))
-
-
-def _open(nodes: Nodes, *, serve: bool) -> Any:  # noqa: ANN401 - a store
-    timeout = timedelta(seconds=STORE_SECONDS)
-    return within(
-        2 * STORE_SECONDS,  # a server that accepts and is silent would hold the constructor for ever
-        lambda: dist.TCPStore(  # type: ignore[attr-defined] # missing from its list of names
-            nodes.host, nodes.port, is_master=serve, wait_for_workers=False, timeout=timeout
-        ),
-    )
-
-
-@contextlib.contextmanager
-def token_in(folder: Path) -> Iterator[Path]:
-    """Make a file that the other nodes look for; it goes, however the block ends. Node 0 alone calls it."""
-    token = folder / f".doctor-{secrets.token_hex(8)}"
-    try:
-        with contextlib.suppress(OSError):  # said of the run folder already; then nobody sees it
-            token.touch()
-        yield token
-    finally:
-        with contextlib.suppress(OSError):
-            token.unlink()
-
-
-def hold(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[Finding]:
-    """Wait for the other nodes on node 0, compare all, and tell all what came of it.
+def serve(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[CheckResult]:
+    """Return the comparison of all nodes, on node 0, which serves the store; every other node calls `join`.
 
     Args:
-        nodes: who is to come.
+        nodes: how many nodes, and the store's address.
         mine: node 0's report.
-        token: the file that the others look for.
+        token: file in the run folder that the other nodes look for.
         wait: seconds until a node counts as missing.
-
-    Returns:
-        What is wrong between the nodes, and on each other one.
     """
-    store = _open(nodes, serve=not nodes.launched)
+    store = _open(nodes, is_master=not nodes.launched)
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
-    with socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=MOST_WAITING) as listener:
-        greeting = {"token": token.name, "name": socket.getfqdn(), "port": listener.getsockname()[1]}
-        store.set(_key("greeting"), json.dumps(greeting))
-        came = _gather(store, nodes, wait=wait)
-    ranks = sorted(came)
-    reports = [mine, *(Report(**json.loads(store.get(_key("report", rank)))) for rank in ranks)]
-    store.set(_key("clock"), repr(time.time()))
-    offsets = _collect(store, "offset", ranks, seconds=STORE_SECONDS)
-    reports = [replace(report, clock=float(offsets.get(report.rank, 0))) for report in reports]
-    findings = [_presence(came, nodes, wait=wait), *compare(reports)]
-    shared = [asdict(finding) for finding in findings]
-    errors = {report.rank: [f"{report}: {error}" for error in report.errors] for report in reports}
-    store.set(_key("verdict"), json.dumps({"findings": shared, "errors": errors}))
-    _collect(store, "bye", ranks, seconds=LEAVE_SECONDS)
-    return findings + [Finding("error", "other node", text) for rank in ranks for text in errors[rank]]
+    reports, end = [mine], time.monotonic() + wait
+    with socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=BACKLOG) as probe:
+        store.set("start", json.dumps({"token": token.name, "name": socket.getfqdn(), "port": probe.getsockname()[1]}))
+        while len(reports) < nodes.most:
+            if len(reports) >= nodes.least:
+                end = min(end, time.monotonic() + STORE_SECONDS)
+            received = _receive(store, f"report/{len(reports)}", seconds=end - time.monotonic())
+            if received is None:
+                break
+            reports.append(Report(**received["report"] | {"clock": received["time"] - time.time()}))
+    store.set("reports", json.dumps([asdict(report) for report in reports]))
+    with contextlib.suppress(RuntimeError):  # a node that is gone must not hold the others
+        store.wait([f"left/{number}" for number in range(1, len(reports))], timedelta(seconds=LEAVE_SECONDS))
+    return compare(reports, 0, nodes, wait=wait)
 
 
-def attend(nodes: Nodes, mine: Report, *, folder: Path, wait: float) -> list[Finding]:
-    """Tell node 0 about this one and return what it says of all; see `hold`.
+def join(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[CheckResult]:
+    """Return the comparison of all nodes, on a node other than 0; see `serve`.
 
     Args:
-        nodes: who is to come.
+        nodes: how many nodes, and the store's address.
         mine: this node's report.
-        folder: in which node 0's file must be found.
-        wait: seconds for node 0 to begin, and for the others to come.
+        token: a path whose folder must show node 0's file.
+        wait: seconds until node 0 must listen, and until the reports of all must be there.
 
     Raises:
-        UserError: node 0 cannot be reached, does not answer, or has this node already.
+        UserError: node 0 cannot be reached or is silent, or all nodes are there already.
     """
     place = f"{nodes.host}:{nodes.port}"
-    with connect(nodes.host, nodes.port, until=time.monotonic() + wait) as line:
-        try:
-            store = _open(nodes, serve=False)
-        except (RuntimeError, TimeoutError):
-            message = f"what listens at {place} does not answer as a rendezvous: free that port, or choose another"
-            raise UserError(message) from None
-        greeting = _wait_for(store, "greeting", seconds=STORE_SECONDS)
-        if greeting is None:
-            message = f"a launch is under way at {place}: unless this node comes back to it, choose another port"
-            return [Finding("warning", "nodes", message)]
-        if nodes.rank is None:
-            mine = replace(mine, rank=store.add(_key("places"), 1))
-            if mine.rank >= nodes.most:
-                raise UserError(f"more nodes came to {place} than --nnodes has: this one is number {mine.rank + 1}")
-        if store.add(_key("came", mine.rank), 1) > 1:
-            raise UserError(f"another node came to {place} as --node-rank {mine.rank}: give each node its own")
-        store.set(_key("report", mine.rank), json.dumps(asdict(_look_round(mine, nodes, json.loads(greeting), folder))))
-        clock = _wait_for(store, "clock", seconds=wait + STORE_SECONDS)
-        offset = time.time() - float(clock or 0)
-        store.set(_key("offset", mine.rank), repr(offset))
-        verdict = _wait_for(store, "verdict", seconds=2 * STORE_SECONDS) if clock else None
-        if verdict is None:
-            raise UserError(f"node 0 at {place} went silent: see what it says")
-        store.set(_key("bye", mine.rank), "")
-        if not nodes.launched:
-            line.settimeout(LEAVE_SECONDS)
-            with contextlib.suppress(OSError):
-                line.recv(1)  # nothing comes: it ends when node 0 closes the store
-    said = json.loads(verdict)
-    others = [text for rank, texts in said["errors"].items() if int(rank) != mine.rank for text in texts]
-    return [Finding(**finding) for finding in said["findings"]] + [Finding("error", "other node", t) for t in others]
+    connect(nodes.host, nodes.port, until=time.monotonic() + wait).close()
+    try:
+        store = _open(nodes, is_master=False)
+    except (RuntimeError, TimeoutError):
+        message = f"what listens at {place} does not answer as a rendezvous: free that port, or choose another"
+        raise UserError(message) from None
+    start = _receive(store, "start", seconds=STORE_SECONDS)
+    if start is None:
+        message = f"a launch is under way at {place}: unless this node comes back to it, choose another port"
+        return [warning("nodes", message)]
+    arrival = store.add("arrivals", 1)
+    if arrival >= nodes.most:
+        raise UserError(f"more nodes came to {place} than --nnodes has: this one is number {arrival + 1}")
+    mine = _probe(replace(mine, rank=nodes.rank or arrival), start, nodes.host, token.parent)
+    number = store.add("probed", 1)  # not the arrival: a node that is slow, or gone, does not hold the others
+    store.set(f"report/{number}", json.dumps({"report": asdict(mine), "time": time.time()}))
+    received = _receive(store, "reports", seconds=wait + 3 * STORE_SECONDS)
+    if received is None:
+        raise UserError(f"node 0 at {place} went silent: see what it says")
+    store.set(f"left/{number}", "")
+    if not nodes.launched:
+        with contextlib.suppress(RuntimeError):  # the connection ends when node 0 closes the store
+            store.wait(["closed"], timedelta(seconds=LEAVE_SECONDS))
+    return compare([Report(**fields) for fields in received], number, nodes, wait=wait)
 
 
-def _look_round(mine: Report, nodes: Nodes, greeting: Mapping[str, Any], folder: Path) -> Report:
-    """Add to a report what only another node than the first can see."""
-    token, end = folder / greeting["token"], time.monotonic() + TOKEN_SECONDS
-    while not (seen := token.exists()) and time.monotonic() < end:
+def _open(nodes: Nodes, *, is_master: bool) -> Any:  # noqa: ANN401 - a store
+    """Return a store whose keys have a prefix: it may be the launcher's, and outlive its restarts."""
+    prefix = f"alexnet_dist/doctor/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    timeout = timedelta(seconds=STORE_SECONDS)
+    store = partial(TCPStore, nodes.host, nodes.port, is_master=is_master, wait_for_workers=False, timeout=timeout)
+    # The constructor itself has no deadline for a server that accepts and is silent.
+    return PrefixStore(prefix, within(2 * STORE_SECONDS, store))
+
+
+def _receive(store: Any, key: str, *, seconds: float) -> Any:  # noqa: ANN401 - JSON from a store
+    """Return the value of a key; None if it is not set in time, or the server is gone."""
+    try:
+        store.wait([key], timedelta(seconds=max(0.1, seconds)))  # 0 would be no deadline
+        return json.loads(store.get(key))
+    except RuntimeError:
+        return None
+
+
+def _probe(mine: Report, start: Mapping[str, Any], host: str, folder: Path) -> Report:
+    """Return a report with its fields about node 0 filled in: its file, its ports, its name."""
+    end = time.monotonic() + TOKEN_SECONDS
+    while not (seen := (folder / start["token"]).exists()) and time.monotonic() < end:
         time.sleep(LOOK_SECONDS)
-    return replace(
-        mine,
-        sees_token=seen,
-        unreachable=_connection_fault(nodes.host, greeting["port"]),
-        unnamed=_connection_fault(greeting["name"], greeting["port"]),
-    )
+    unreachable, unnamed = (_connection_fault(name, start["port"]) for name in (host, start["name"]))
+    return replace(mine, sees_token=seen, unreachable=unreachable, unnamed=unnamed)
 
 
 def _connection_fault(host: str, port: int) -> str:
     try:
         within(2 * CONNECT_SECONDS, lambda: socket.create_connection((host, port), timeout=CONNECT_SECONDS).close())
-    except (OSError, UnicodeError) as error:
-        return f"{host}:{port}, {first_line(error)}"
+    except (OSError, UnicodeError) as fault:
+        return f"{host}:{port}, {first_line(fault)}"
     return ""
 
 
-def _wait_for(store: Any, name: str, *, seconds: float) -> str | None:  # noqa: ANN401 - a store
-    try:
-        store.wait([_key(name)], timedelta(seconds=seconds))
-        return str(store.get(_key(name)).decode())
-    except RuntimeError:  # time is up, or the other end is gone
-        return None
+# ---- checks over all reports ----------------------------------------------------------------------------------------
 
 
-def _gather(store: Any, nodes: Nodes, *, wait: float) -> Counter[int]:  # noqa: ANN401 - a store
-    """Wait for all nodes, or for the fewest that do and a little longer; return how many came under each rank."""
-    end, expected = time.monotonic() + wait, range(1, nodes.most)
-    while True:
-        here = [rank for rank in expected if store.check([_key("report", rank)])]
-        if len(here) + 1 >= nodes.least:
-            end = min(end, time.monotonic() + STORE_SECONDS) if nodes.least < nodes.most else end
-        if len(here) == len(expected) or time.monotonic() >= end:
-            return Counter({rank: store.add(_key("came", rank), 0) for rank in here})
-        time.sleep(LOOK_SECONDS)
+def compare(reports: Sequence[Report], own: int, nodes: Nodes, *, wait: float) -> list[CheckResult]:
+    """Return the results of all checks over the reports, and the errors of every node but `reports[own]`."""
+    others = sorted([*reports[:own], *reports[own + 1 :]], key=lambda report: report.rank)
+    errors = [error("other node", f"{report}: {fault}") for report in others for fault in report.errors]
+    ordered = sorted(reports, key=lambda report: report.rank)
+    checks = (versions, options, shared_folder, ports, clocks) if len(reports) > 1 else ()
+    return [presence([report.rank for report in ordered], nodes, wait=wait), *(c(ordered) for c in checks), *errors]
 
 
-def _collect(store: Any, name: str, ranks: Sequence[int], *, seconds: float) -> dict[int, str]:  # noqa: ANN401 - a store
-    """Return what each rank set under a name, without those that did not in time."""
-    end = time.monotonic() + seconds
-    while missing := [rank for rank in ranks if not store.check([_key(name, rank)])]:
-        if time.monotonic() >= end:
-            break
-        time.sleep(LOOK_SECONDS)
-    return {rank: store.get(_key(name, rank)).decode() for rank in ranks if rank not in missing}
-
-
-# ---- what is compared -----------------------------------------------------------------------------------------------
-
-
-def _presence(came: Counter[int], nodes: Nodes, *, wait: float) -> Finding:
-    """Say which nodes are there."""
-    if twice := [rank for rank, times in came.items() if times > 1]:
-        message = f"several nodes came as --node-rank {twice[0]}: give each node its own"
-        return Finding("error", "nodes", message)
-    present = len(came) + 1
-    missing = ", ".join(str(rank) for rank in range(1, nodes.most) if rank not in came)
-    if present < nodes.least:
-        way_out = "start the same there with its --node-rank, or see what it says"
-        message = f"{present} of {nodes.least} came within {wait:.0f} s; missing: node {missing}. {way_out[0].upper()}"
-        return Finding("error", "nodes", message + way_out[1:])
+def presence(ranks: Sequence[int], nodes: Nodes, *, wait: float) -> CheckResult:
+    """Check that enough nodes came, each with a rank of its own."""
+    if twice := [rank for rank in ranks if ranks.count(rank) > 1]:
+        return error("nodes", f"several nodes came as --node-rank {twice[0]}: give each node its own")
+    missing = ", ".join(str(rank) for rank in range(nodes.most) if rank not in ranks)
+    if len(ranks) < nodes.least:
+        came = f"{len(ranks)} of {nodes.least} came within {wait:.0f} s; missing: node {missing}"
+        return error("nodes", f"{came}. Start the same there with its --node-rank, or see what it says")
     if missing:
-        return Finding("warning", "nodes", f"{present} of {nodes.most} are there, enough to begin; missing: {missing}")
-    return Finding("ok", "nodes", f"all {present} are there")
-
-
-def compare(reports: Sequence[Report]) -> list[Finding]:
-    """Compare what the nodes told, node 0 first."""
-    if len(reports) == 1:
-        return []
-    return [versions(reports), commands(reports), shared_folder(reports), ports(reports), clocks(reports)]
+        return warning("nodes", f"{len(ranks)} of {nodes.most} are there, enough to begin; missing: {missing}")
+    return ok("nodes", f"all {len(ranks)} are there")
 
 
 def _first_other(reports: Sequence[Report], value: Callable[[Report], object]) -> Report | None:
-    """Return the first node that differs from node 0."""
+    """Return the first node whose value differs from node 0's."""
     return next((report for report in reports if value(report) != value(reports[0])), None)
 
 
-def versions(reports: Sequence[Report]) -> Finding:
-    """Look for a node with other software."""
-    head, differing, level = reports[0], [], "ok"
+def versions(reports: Sequence[Report]) -> CheckResult:
+    """Check that all nodes have the same software."""
+    head, differing, level = reports[0], [], warning
     for key in head.versions:
         other = _first_other(reports, lambda report, key=key: report.versions.get(key))  # type: ignore[misc]
-        if other is None or key == "commit":  # of two commits with the same sources, nothing differs
+        if other is None or key == "commit":  # two commits with the same sources do not differ
             continue
-        level = "error" if key in VITAL or level == "error" else "warning"
-        shown = "commit" if key == "sources" else key
-        here, there = (report.versions.get(shown) for report in (head, other))
-        subject = "the sources differ: commit" if key == "sources" else key
-        differing.append(f"{subject} {here} on {head}, {there} on {other}")
+        level = error if key in VITAL else level
+        shown, subject = ("commit", "the sources differ: commit") if key == "sources" else (key, key)
+        differing.append(f"{subject} {head.versions[shown]} on {head}, {other.versions.get(shown)} on {other}")
     if differing:
-        return Finding(level, "versions", f"{'; '.join(differing)}: install the same on all nodes")  # type: ignore[arg-type]
-    return Finding("ok", "versions", f"alexnet_dist {head.versions['alexnet_dist']}, torch {head.versions['torch']}")
+        return level("versions", f"{'; '.join(differing)}: install the same on all nodes")
+    return ok("versions", f"alexnet_dist {head.versions['alexnet_dist']}, torch {head.versions['torch']}")
 
 
-def commands(reports: Sequence[Report]) -> Finding:
-    """Look for a node that was told to do something else."""
+def options(reports: Sequence[Report]) -> CheckResult:
+    """Check that all nodes have the same options."""
     head = reports[0]
     other = _first_other(reports, lambda report: report.command)
     if other is None:
-        return Finding("ok", "options", "the same on all nodes")
+        return ok("options", "the same on all nodes")
     mine, theirs = flat(dict(head.command)), flat(dict(other.command))
-    named = next(key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key))
-    message = f"{named} is {mine.get(named)} on {head} and {theirs.get(named)} on {other}: give all the same options"
-    return Finding("error", "options", message)
+    key = next(key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key))
+    values = f"{mine.get(key)} on {head} and {theirs.get(key)} on {other}"
+    return error("options", f"{key} is {values}: give all the same options")
 
 
-def shared_folder(reports: Sequence[Report]) -> Finding:
-    """Look for a node that does not see what node 0 writes."""
-    folder = reports[0].command.get("out_dir") or "runs"
-    blind = next((report for report in reports if not report.sees_token), None)
-    if blind is None:
-        return Finding("ok", "shared", f"all nodes see what node 0 writes to {folder}")
-    message = f"{blind} does not see what node 0 writes to {folder}: name a folder by --out-dir that all nodes mount"
-    return Finding("error", "shared", message)
+def shared_folder(reports: Sequence[Report]) -> CheckResult:
+    """Check that all nodes see the file that node 0 wrote into the run folder."""
+    written = f"what node 0 writes to {reports[0].command.get('out_dir') or 'runs'}"
+    for report in reports:
+        if not report.sees_token:
+            return error("shared", f"{report} does not see {written}: name a folder by --out-dir that all nodes mount")
+    return ok("shared", f"all nodes see {written}")
 
 
-def ports(reports: Sequence[Report]) -> Finding:
-    """Look for a node that reaches nothing of node 0 but the rendezvous."""
+def ports(reports: Sequence[Report]) -> CheckResult:
+    """Check that all nodes reach node 0 on a port other than the rendezvous's, and by its host name."""
     if closed := next((report for report in reports if report.unreachable), None):
-        message = f"{closed} cannot reach {closed.unreachable}: ranks use ports that the system chooses; open them all"
-        return Finding("error", "ports", message)
+        remedy = "ranks use ports that the system chooses; open them all"
+        return error("ports", f"{closed} cannot reach {closed.unreachable}: {remedy}")
     if closed := next((report for report in reports if report.unnamed), None):
-        way_out = "the c10d rendezvous gives ranks that name; put it into /etc/hosts, or use --rdzv_backend static"
-        return Finding("warning", "ports", f"{closed} cannot reach node 0 by its name ({closed.unnamed}): {way_out}")
-    return Finding("ok", "ports", "all nodes reach node 0 on a port of its system's choice, and by its name")
+        remedy = "the c10d rendezvous gives ranks that name; put it into /etc/hosts, or use --rdzv_backend static"
+        return warning("ports", f"{closed} cannot reach node 0 by its name ({closed.unnamed}): {remedy}")
+    return ok("ports", "all nodes reach node 0 on a port of its system's choice, and by its name")
 
 
-def clocks(reports: Sequence[Report]) -> Finding:
-    """Compare the clocks: the earliest and the latest of all."""
+def clocks(reports: Sequence[Report]) -> CheckResult:
+    """Check the difference between the earliest and the latest clock."""
     early, late = (choose(reports, key=lambda report: report.clock) for choose in (min, max))
     skew = late.clock - early.clock
     message = f"{late} is {skew:.1f} s ahead of {early}"
-    way_out = "synchronise the clocks (chrony or systemd-timesyncd)"
+    remedy = "synchronise the clocks (chrony or systemd-timesyncd)"
     if skew >= CLOCK_ERROR:
-        return Finding("error", "clocks", f"{message}, and torch's rendezvous bears 15 s: {way_out}")
+        return error("clocks", f"{message}, and torch's rendezvous bears 15 s: {remedy}")
     if skew >= CLOCK_WARNING:
-        return Finding("warning", "clocks", f"{message}: {way_out}")
-    return Finding("ok", "clocks", f"within {max(skew, 0.1):.1f} s")
+        return warning("clocks", f"{message}: {remedy}")
+    return ok("clocks", f"within {max(skew, 0.1):.1f} s")

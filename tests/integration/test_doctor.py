@@ -30,7 +30,7 @@ def of_two(rank, port):
     return ["--nnodes", "2", "--node-rank", str(rank), "--rdzv", f"127.0.0.1:{port}", "--out-dir", "run"]
 
 
-def test_two_processes_meet(tmp_path):
+def test_two_processes_compare_their_nodes(tmp_path):
     port = free_port()
     doctors = [start(*of_two(rank, port), cwd=tmp_path) for rank in (1, 0)]
     for process in doctors:

@@ -15,12 +15,12 @@ TWO_GPUS = dataclasses.replace(NO_GPU, names=("H100", "H100"), driver="580.65.06
 WELL = "--data.dataset digits --runtime.cpu --wandb.mode disabled".split()
 
 
-def assert_says(finding, level, *fragments):
-    assert finding is not None
-    assert finding.level == level, finding
+def assert_says(result, level, *fragments):
+    assert result is not None
+    assert result.level == level, result
     for fragment in fragments:
-        assert fragment in finding.message, finding
-    assert "\n" not in str(finding)
+        assert fragment in result.message, result
+    assert "\n" not in str(result)
 
 
 def found(capsys, *arguments, code):

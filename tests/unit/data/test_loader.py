@@ -15,7 +15,7 @@ from alexnet_dist.data.sampler import GlobalBatches
 def test_loader_hands_out_partners_with_their_labels():
     images, labels = numbered(48)
     order = GlobalBatches(48, 8, seed=5, drop_last=True, partners=True)
-    for batch, pairs in zip(loader_module.loader(images, labels, order, pin_memory=False), paired(), strict=True):
+    for batch, pairs in zip(loader_module.make_loader(images, labels, order, pin_memory=False), paired(), strict=True):
         assert batch["ids"].tolist() == [first for first, _ in pairs]
         assert batch["partner_ids"].tolist() == [second for _, second in pairs]
         for prefix in ("", "partner_"):
@@ -30,7 +30,7 @@ def test_loader_hands_out_partners_with_their_labels():
 def test_loader_hands_out_whole_batches_that_belong_together():
     images, labels = numbered(600)
     order = GlobalBatches(600, 64, seed=1, drop_last=True)
-    found = list(loader_module.loader(images, labels, order, pin_memory=False))
+    found = list(loader_module.make_loader(images, labels, order, pin_memory=False))
     assert [batch["ids"].tolist() for batch in found] == shuffled(600, 64, seed=1)
     for batch in found:
         assert type(batch) is dict
@@ -62,7 +62,7 @@ class Counted:
 def test_a_batch_is_one_indexed_copy():
     images, labels = map(Counted, numbered(30))
     order = GlobalBatches(30, 8, seed=2, drop_last=False)
-    loader = loader_module.loader(images, labels, order, pin_memory=False)
+    loader = loader_module.make_loader(images, labels, order, pin_memory=False)
     assert len(list(loader)) == 4
     assert images.indices == labels.indices == list(order)
 
@@ -73,7 +73,7 @@ def test_batches_are_copies_of_a_read_only_mapping(tmp_path):
     for name, array in (("images", images), ("labels", labels)):
         np.save(tmp_path / f"{name}.npy", array)
     mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")]
-    loader = loader_module.loader(*mapped, GlobalBatches(16, 16, seed=None, drop_last=False), pin_memory=False)
+    loader = loader_module.make_loader(*mapped, GlobalBatches(16, 16, seed=None, drop_last=False), pin_memory=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (batch,) = loader
@@ -86,7 +86,7 @@ def test_batches_are_copies_of_a_read_only_mapping(tmp_path):
 
 def test_one_loader_serves_all_epochs():
     order = GlobalBatches(40, 8, seed=0, drop_last=True)
-    loader = loader_module.loader(*numbered(40), order, pin_memory=False)
+    loader = loader_module.make_loader(*numbered(40), order, pin_memory=False)
     for epoch, batch in ((0, 0), (1, 0), (1, 3), (2, 5), (0, 0)):
         order.set_position(epoch=epoch, batch=batch)
         assert [found["ids"].tolist() for found in loader] == shuffled(40, 8, epoch=epoch, batch=batch)

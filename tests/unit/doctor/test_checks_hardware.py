@@ -151,11 +151,11 @@ def test_accelerates_configuration(*, tmp_path, content, flags, asked, gpus, fau
     path, default = tmp_path / "accelerate.yaml", tmp_path / "default_config.yaml"
     if content is not None:
         path.write_text(content)
-    finding = checks_hardware.accelerate_file(path, default, config=parse(flags), asked=asked, gpus=gpus)
+    result = checks_hardware.accelerate_file(path, default, config=parse(flags), asked=asked, gpus=gpus)
     if fault is None:
-        assert_says(finding, "ok", "accelerate.yaml")
+        assert_says(result, "ok", "accelerate.yaml")
     else:
-        assert_says(finding, "error", "accelerate.yaml: ", fault)
+        assert_says(result, "error", "accelerate.yaml: ", fault)
 
 
 def test_the_shipped_configuration_is_fine():
@@ -170,9 +170,9 @@ def test_the_hidden_configuration_is_named():
     hidden = checks_hardware.accelerate_default(os.environ)
     there = re.sub("^.*/huggingface/", "huggingface/", accelerates)
     assert str(hidden).endswith(there)
-    finding = checks_hardware.accelerate_file(None, hidden, config=Config(), asked=None, gpus=0)
-    assert_says(finding, "ok", "no configuration file")
+    result = checks_hardware.accelerate_file(None, hidden, config=Config(), asked=None, gpus=0)
+    assert_says(result, "ok", "no configuration file")
     hidden.parent.mkdir(parents=True)
     hidden.write_text(QUOTED)
-    finding = checks_hardware.accelerate_file(None, hidden, config=Config(), asked=None, gpus=0)
-    assert_says(finding, "warning", str(hidden), "--config_file names another", "num_processes is missing")
+    result = checks_hardware.accelerate_file(None, hidden, config=Config(), asked=None, gpus=0)
+    assert_says(result, "warning", str(hidden), "--config_file names another", "num_processes is missing")

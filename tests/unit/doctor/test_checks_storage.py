@@ -53,8 +53,8 @@ def test_room_for_some_checkpoints(*, monkeypatch, tmp_path, free, held, keep, l
     kept.mkdir(parents=True)
     with (kept / "model.safetensors").open("wb") as file:
         file.truncate(int(held))
-    finding = checks_storage.disk(parse(["--out-dir", ".", "--checkpoint.keep", str(keep)]))
-    assert_says(finding, level, "up to 4", *(["--checkpoint.keep"] if level == "warning" else []))
+    result = checks_storage.disk(parse(["--out-dir", ".", "--checkpoint.keep", str(keep)]))
+    assert_says(result, level, "up to 4", *(["--checkpoint.keep"] if level == "warning" else []))
 
 
 @pytest.mark.parametrize("flags", [[], ["--optim.name", "sgd"], ["--optim.name", "lars"], ["--optim.ema", "0.9"]])
@@ -93,9 +93,9 @@ def test_a_hub_that_cannot_be_reached(web, taken):
     silent = {"HF_ENDPOINT": f"http://key:secret@127.0.0.1:{taken}"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sources.answers.__kwdefaults__, "seconds", 0.2)
-        finding = checks_storage.data_set(cifar, silent)
-    assert_says(finding, "error", "127.0.0.1 does not answer", "--data.fallback digits")
-    assert "secret" not in finding.message
+        result = checks_storage.data_set(cifar, silent)
+    assert_says(result, "error", "127.0.0.1 does not answer", "--data.fallback digits")
+    assert "secret" not in result.message
     instead = parse(["--data.fallback", "digits"]).data
     assert_says(checks_storage.data_set(instead, offline), "warning", "TRAINS ON digits INSTEAD")
     assert_says(checks_storage.data_set(cifar, {"HF_ENDPOINT": web}), "ok", "the Hub answers")
@@ -127,11 +127,11 @@ def test_wandb(monkeypatch, web):
     assert_says(checks_storage.wandb(parse(["--wandb.mode", "offline"]), {}, records=True), "ok", "offline (asked for)")
     assert_says(checks_storage.wandb(parse(["--log.trackers"]), {}, records=True), "ok", "not used")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
-    finding = checks_storage.wandb(Config(), {"WANDB_BASE_URL": web}, records=True)
-    assert_says(finding, "ok", "online (WANDB_API_KEY)")
-    assert "secret" not in finding.message
+    result = checks_storage.wandb(Config(), {"WANDB_BASE_URL": web}, records=True)
+    assert_says(result, "ok", "online (WANDB_API_KEY)")
+    assert "secret" not in result.message
     refused = {"WANDB_BASE_URL": f"http://user:secret@127.0.0.1:{free_port()}"}
-    finding = checks_storage.wandb(Config(), refused, records=True)
-    assert_says(finding, "warning", "127.0.0.1 does not answer", "wandb sync")
-    assert "secret" not in finding.message
+    result = checks_storage.wandb(Config(), refused, records=True)
+    assert_says(result, "warning", "127.0.0.1 does not answer", "wandb sync")
+    assert "secret" not in result.message
     assert_says(checks_storage.wandb(Config(), refused, records=False), "ok")

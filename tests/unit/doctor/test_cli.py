@@ -80,7 +80,7 @@ def test_the_node_that_the_others_go_to_is_number_0():
     assert cli._nodes(options, {}).rank is None
 
 
-def test_a_launcher_says_who_is_to_meet():
+def test_the_nodes_of_a_launcher_are_those_of_its_variables():
     options = cli._options().parse_args([])
     launched = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "1", "MASTER_ADDR": "head", "MASTER_PORT": "7"}
     assert cli._nodes(options, launched) == nodes_at("head", 7, rank=1, launched=True)
