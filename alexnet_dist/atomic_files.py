@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, and hashed."""
+"""Files: text replaced whole or not at all, modes that no umask changes, SHA-256, flushing to the disk."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-BLOCK = 1 << 20
+BLOCK = 1 << 20  # bytes that are hashed at once
 
 
 def sha256(path: Path) -> str:
@@ -21,9 +22,23 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step: a reader, or a crash, sees the old content or the new."""
+def set_mode(path: Path, mode: int) -> None:
+    """Set a file's or folder's mode bits; a file system without modes (a bucket, FAT) leaves them as they are."""
+    with contextlib.suppress(OSError):
+        path.chmod(mode)
+
+
+def write_text(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Replace a text file in one step: a reader, or a crash, sees the old content or the new.
+
+    Args:
+        path: the file.
+        text: its new content, written as UTF-8.
+        mode: of the file, whatever the umask and the old file's mode; by default its owner alone may read it.
+    """
     scratch = path.with_name(f".{path.name}.writing")
+    scratch.touch(mode=mode)  # before the content: at no time may others read more than the mode allows
+    set_mode(scratch, mode)
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
 

@@ -57,3 +57,11 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test under each of three umasks."""
+    before = os.umask(request.param)
+    yield
+    os.umask(before)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from alexnet_dist.config import Config
     from alexnet_dist.data.image_data import ImageData
     from alexnet_dist.data.sampler import GlobalBatches
-    from alexnet_dist.tracking.run_logger import RunLog
+    from alexnet_dist.tracking.run_logger import RunLogger
     from alexnet_dist.training.metrics import NonFiniteError
     from alexnet_dist.training.progress import Progress
     from alexnet_dist.training.train_loop import TrainContext
@@ -26,7 +26,7 @@ def keep(
     *,
     config: Config,
     dataset: ImageData,
-    log: RunLog,
+    log: RunLogger,
     order: GlobalBatches,
     progress: Progress,
 ) -> None:

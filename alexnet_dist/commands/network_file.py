@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alexnet_dist.config import Config
     from alexnet_dist.data.image_data import ImageData
     from alexnet_dist.data.inputs import InputSpec
-    from alexnet_dist.tracking.run_logger import RunLog
+    from alexnet_dist.tracking.run_logger import RunLogger
     from alexnet_dist.tracking.tracker import Record
     from alexnet_dist.training.progress import Progress
 
@@ -126,7 +126,7 @@ def artifact(path: Path, data_name: str, *, aliases: Sequence[str]) -> Weights |
     return Weights(data_name, checkpoint.evaluated_weights(path), texts, facts, tuple(aliases))
 
 
-def publish_best_and_last(log: RunLog) -> None:
+def publish_best_and_last(log: RunLogger) -> None:
     """Send the network of the best checkpoint and of the last one to the trackers."""
     found = checkpoint.checkpoints(log.folder / "checkpoints")
     best, last = checkpoint.best_of(found), found[-1]
@@ -135,14 +135,14 @@ def publish_best_and_last(log: RunLog) -> None:
         publish(log, path, aliases=aliases)
 
 
-def publish_epoch(config: Config, log: RunLog, path: Path, state: dict[str, Any]) -> None:
+def publish_epoch(config: Config, log: RunLogger, path: Path, state: dict[str, Any]) -> None:
     """Send the network of a checkpoint that was written at an epoch's end, if all are to be sent."""
     progress = state["progress"]
     if config.wandb.artifacts == "all" and progress["batch"] == 0:
         publish(log, path, aliases=["latest", *["best"] * (progress["best_epoch"] == progress["epoch"])])
 
 
-def publish(log: RunLog, path: Path, *, aliases: Sequence[str]) -> None:
+def publish(log: RunLogger, path: Path, *, aliases: Sequence[str]) -> None:
     """Send a checkpoint's network to the trackers."""
     described = artifact(path, log.facts["dataset"], aliases=aliases)
     if described is not None:

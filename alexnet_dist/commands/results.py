@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alexnet_dist.commands import media, run_summary
+from alexnet_dist.tracking import run_dir
 from alexnet_dist.visualization import kernel_images, plots
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def report_epoch(run: TrainRun, record: Metrics, evaluation: Evaluation) -> None
 def draw(run: TrainRun, evaluation: Evaluation) -> None:
     """Draw the curves and the confusion matrix."""
     if run.log.enabled:
-        folder, split, names = run.log.folder / "figures", run.dataset.evaluated_on, run.dataset.class_names
+        folder = run_dir.private_folder(run.log.folder, "figures")
+        split, names = run.dataset.evaluated_on, run.dataset.class_names
         plots.save_curves(run.log.records, folder, num_classes=len(names), split=split)
         plots.save_confusion(evaluation.confusion, names, folder / "confusion.png")

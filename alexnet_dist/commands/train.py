@@ -21,7 +21,7 @@ from alexnet_dist.distributed.signals import Request, StoppedError
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
 from alexnet_dist.models import alexnet, weights
 from alexnet_dist.report import page
-from alexnet_dist.tracking import code_version, run_dir
+from alexnet_dist.tracking import code_version, run_dir, wandb_tracker
 from alexnet_dist.tracking.console import Console
 from alexnet_dist.training import checkpoint, eval_loop, train_loop
 from alexnet_dist.training.metrics import Evaluation, Metrics, NonFiniteError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from alexnet_dist.commands.train_setup import Loaders
     from alexnet_dist.config import Config
     from alexnet_dist.data.image_data import ImageData
-    from alexnet_dist.tracking.run_logger import RunLog
+    from alexnet_dist.tracking.run_logger import RunLogger
     from alexnet_dist.training.plan import Plan
     from alexnet_dist.training.train_loop import TrainContext
 
@@ -53,7 +53,7 @@ class TrainRun:
     plan: Plan
     loaders: Loaders
     control: RunControl
-    log: RunLog
+    log: RunLogger
     saver: checkpoint.Saver
     console: Console
 
@@ -83,7 +83,8 @@ def train(config: Config) -> TrainResult:
     """
     # ---- before a process group exists
     launch_checks.check_launch(config)
-    run_dir.check(config)
+    wandb_tracker.check_login(config)
+    run_dir.check_run_dir(config)
     dataset = data.load(config.data)
     start = weights.starting_weights(config.model)
     network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=config.seed, start=start)
@@ -91,9 +92,9 @@ def train(config: Config) -> TrainResult:
 
     # ---- processes and the run folder
     accelerator, precision = processes.make_accelerator(config)
-    lock = run_dir.Lock()
+    lock = run_dir.RunDirLock()
     try:
-        folder = processes.from_main(accelerator, lambda: run_dir.choose_folder(config, data_name=dataset.name))
+        folder = processes.from_main(accelerator, lambda: run_dir.choose_run_dir(config, data_name=dataset.name))
         config = dataclasses.replace(config, out_dir=folder)
         processes.from_main(accelerator, lambda: lock.take(folder))
         console = Console(enabled=accelerator.is_main_process)
@@ -113,7 +114,7 @@ def train(config: Config) -> TrainResult:
         facts = run_summary.facts(config, dataset, context, plan, hardware)
         num_parameters, probe = facts["num_parameters"], config.runtime.probe_network
         facts |= topology.survey(accelerator, num_parameters=num_parameters, probe=probe)
-        facts |= {"git_commit": code_version.code_version()}
+        facts |= {"git_commit": code_version.git_commit()}
         log = train_setup.open_log(config, facts, context, progress, control)
         saver = checkpoint.Saver(
             folder / "checkpoints",
@@ -157,7 +158,8 @@ def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
         batch = media.first_batch(run.loaders.order, run.context.inputs, run.dataset)
         log.show({"global_step": 0, "epoch": 0}, lambda: batch)
     started = time.perf_counter() - progress.wall_seconds
-    tracer = Tracer(log.folder / "profile" if config.profile and log.enabled else None)
+    profiles = config.profile and log.enabled
+    tracer = Tracer(run_dir.private_folder(log.folder, "profile") if profiles else None)
     status, exit_code = "failed", EXIT_FAILED
     try:
         with run.control.active():

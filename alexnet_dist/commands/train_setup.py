@@ -13,7 +13,7 @@ from alexnet_dist.data.inputs import Inputs, InputSpec
 from alexnet_dist.data.sampler import GlobalBatches
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.models import alexnet, fast_layers
-from alexnet_dist.tracking.run_logger import RunLog
+from alexnet_dist.tracking.run_logger import RunLogger
 from alexnet_dist.training import optimizer
 from alexnet_dist.training.ema import Ema
 from alexnet_dist.training.lr_schedule import LearningRate
@@ -137,18 +137,12 @@ def augmentation(config: Config, dataset: ImageData) -> augment.Augment:
 
 def open_log(
     config: Config, facts: run_summary.Facts, context: TrainContext, progress: Progress, control: RunControl
-) -> RunLog:
+) -> RunLogger:
     """Open the run folder's files and the trackers. Every rank must call it."""
     accelerator = context.accelerator
-    log = RunLog(
-        config,
-        facts=facts,
-        tags=run_summary.tags(facts),
-        enabled=accelerator.is_main_process,
-        step=progress.step,
-        stop=control.requests.stop,
-    )
-    processes.from_main(accelerator, log.open)
+    log = RunLogger(config, facts, enabled=accelerator.is_main_process)
+    tags = run_summary.tags(facts)
+    processes.from_main(accelerator, lambda: log.open(step=progress.step, tags=tags, stop=control.requests.stop))
     shared_id = processes.from_main(accelerator, log.shared_id)
     if shared_id and not log.enabled:
         log.join(shared_id, rank=accelerator.process_index)

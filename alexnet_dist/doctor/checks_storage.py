@@ -9,7 +9,6 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +54,7 @@ def run_folder(config: Config) -> CheckResult:
     if fault := _write_fault(folder):
         return error("run folder", f"{folder} cannot be written ({fault}): choose another by --out-dir")
     try:
-        run_dir.check(replace(config, log=replace(config.log, trackers=())))
+        run_dir.check_run_dir(config)
     except UserError as refusal:
         return error("run folder", str(refusal))
     begins = "continues the run there" if (folder / "config.yaml").exists() else "begins"

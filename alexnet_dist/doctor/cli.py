@@ -179,9 +179,9 @@ def _versions() -> dict[str, str]:
     import torch
 
     from alexnet_dist.doctor.checks_hardware import nccl_version
-    from alexnet_dist.tracking.code_version import code_version
+    from alexnet_dist.tracking.code_version import git_commit
 
-    commit, dash, state = (code_version() or "unknown").partition("-")
+    commit, dash, state = (git_commit() or "unknown").partition("-")
     return {
         "alexnet_dist": __version__,
         "sources": hash_of_sources(Path(__file__).parent.parent),

@@ -1,4 +1,4 @@
-"""The git commit of the code that runs."""
+"""The git commit of the code that runs, for the run's facts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 
-def code_version() -> str | None:
+def git_commit() -> str | None:
     """Return the git commit of this package's checkout, with `-dirty` where files differ; None if it is installed."""
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed package may lie within another checkout

@@ -1,4 +1,4 @@
-"""What a run prints: the run card, a progress bar, a line per epoch, the result card. Silent on every rank but 0."""
+"""Console: a run's output on the terminal, that is cards, a progress bar, lines and warnings, from rank 0 alone."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-LINE_SECONDS = 30.0  # between two progress lines where there is no terminal
+LINE_SECONDS = 30.0  # between two lines of progress where stderr is no terminal
 
 
 class Console:
-    """Prints on rank 0.
+    """Terminal output of rank 0; on other ranks each method does nothing.
 
     Args:
         enabled: whether this is rank 0.
@@ -36,7 +36,7 @@ class Console:
             sys.stdout.flush()
 
     def card(self, title: str, rows: Mapping[str, object]) -> None:
-        """Print a titled table of facts."""
+        """Print a table of names and values under a title."""
         width = max(map(len, rows))
         lines = [
             f"-- {title} ".ljust(78, "-"),
@@ -46,12 +46,12 @@ class Console:
         self.print("\n".join(lines))
 
     def start_epoch(self, epoch: int, epochs: int, *, steps: int, done: int) -> None:
-        """Open the epoch's progress bar; where output is not a terminal there is a plain line now and then instead."""
+        """Open the epoch's progress bar if stderr is a terminal; else `step` prints a line every `LINE_SECONDS`."""
         if self.enabled and sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False)
 
     def step(self, record: Mapping[str, Any] | None, *, step: int, last_step: int) -> None:
-        """Show one more optimizer step, and the record that it ends, if it ends one."""
+        """Show one more optimizer step and, if a record is given, loss, throughput and the time that is left."""
         if not self.enabled:
             return
         if self._bar is not None:
@@ -67,12 +67,12 @@ class Console:
             self.print(f"step {step}/{last_step}  loss {record['train/loss']:.4f}  {rate}  {duration(left)} left")
 
     def end_epoch(self) -> None:
-        """Take the progress bar away."""
+        """Close the progress bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def warn(self, text: str) -> None:
-        """Print a warning that stands out."""
+        """Print a warning to stderr, between two lines of exclamation marks."""
         if self.enabled:
             tqdm.write(f"\n{'!' * 78}\nWARNING: {text}\n{'!' * 78}\n", file=sys.stderr)

@@ -1,38 +1,44 @@
-"""The run folder, and the threads that draw and send what is in it; silent on every rank but 0.
+"""The run folder: its name, its modes, its lock, and the records in its metrics.jsonl.
 
-`metrics.jsonl` in the run folder is the record, written before anything else happens with it. Pictures are drawn and
-written on one thread, and trackers called on another: training does not wait for a server, and neither do pictures.
+A run folder has mode 0755, so that others can read the checkpoints that are meant for them. What holds configuration,
+metrics, logs or pictures of the data is its owner's alone: files have mode 0600, sub-folders 0700.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
+import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import yaml
 
+from alexnet_dist import atomic_files
 from alexnet_dist import config as configuration
 from alexnet_dist.errors import UserError
-from alexnet_dist.tracking import wandb_tracker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from alexnet_dist.config import Config
     from alexnet_dist.tracking.tracker import Record
 
-logger = logging.getLogger(__name__)
-
-PRIVATE = 0o700  # of a new run folder: configuration and logs are their user's alone
-
-
-# ---- the run folder -------------------------------------------------------------------------------------------------
+OPEN_MODE = 0o755  # of a new run folder
+PRIVATE_MODE = 0o700  # of its sub-folders wandb/, tensorboard/, figures/, profile/ and non_finite/
 
 
-def choose_folder(config: Config, *, data_name: str) -> Path:
-    """Return the run folder: the one asked for, or a new one under runs/ that says what and when."""
+# ---- folders and their modes ----------------------------------------------------------------------------------------
+
+
+def choose_run_dir(config: Config, *, data_name: str) -> Path:
+    """Return the run folder: `--out-dir`, or a new one under runs/, named by data set, date and time.
+
+    Raises:
+        UserError: the new folder cannot be made.
+    """
     if config.out_dir is not None:
         return config.out_dir
     stem = f"{data_name.rpartition('/')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -40,7 +46,7 @@ def choose_folder(config: Config, *, data_name: str) -> Path:
     while True:
         folder = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
         try:
-            folder.mkdir(mode=PRIVATE, parents=True)  # at once: another run may begin in the same second
+            make_run_dir(folder, exist_ok=False)  # at once: another run may begin in the same second
         except FileExistsError:
             attempt += 1
         except OSError as error:
@@ -49,14 +55,51 @@ def choose_folder(config: Config, *, data_name: str) -> Path:
             return folder
 
 
-def check(config: Config) -> None:
-    """Refuse to overwrite a run, to resume what is not there, or to log where there is no login, before all else.
+def make_run_dir(folder: Path, *, exist_ok: bool = True) -> None:
+    """Make a run folder that others may enter, whatever the umask; one that exists keeps its mode.
 
     Raises:
-        UserError: naming the flags that decide.
+        OSError: the folder cannot be made, or exists although `exist_ok` is False.
     """
-    if "wandb" in config.log.trackers:
-        wandb_tracker.wandb_mode(config.wandb)
+    try:
+        folder.mkdir(mode=OPEN_MODE, parents=True)
+    except FileExistsError:
+        if not exist_ok:
+            raise
+    else:
+        atomic_files.set_mode(folder, OPEN_MODE)  # the umask cuts mkdir's
+
+
+def private_folder(run_dir: Path, name: str) -> Path:
+    """Return a run folder's sub-folder, made for its owner alone; one that exists keeps its mode.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    make_run_dir(run_dir)
+    folder = run_dir / name
+    folder.mkdir(mode=PRIVATE_MODE, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError within the block into a UserError that names the run folder."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written: {error}") from None
+
+
+# ---- one run at a time ----------------------------------------------------------------------------------------------
+
+
+def check_run_dir(config: Config) -> None:
+    """Check `--resume` and the configuration against the run that `--out-dir` holds. Writes nothing.
+
+    Raises:
+        UserError: a run would be overwritten, or there is none to continue, or it has another configuration.
+    """
     folder = config.out_dir
     holds_run = folder is not None and (folder / "config.yaml").exists()
     if config.resume == "must" and not holds_run:
@@ -77,36 +120,44 @@ def check(config: Config) -> None:
             )
 
 
-class Lock:
-    """Keeps two runs from writing into one folder; the system lets go of it when the process ends, however it ends."""
+class RunDirLock:
+    """Lock on a run folder against a second run; the system releases it when the process ends, however it ends."""
 
     def __init__(self) -> None:
         self._lock: filelock.BaseFileLock | None = None
 
     def take(self, folder: Path) -> None:
-        """Take the folder. Rank 0 alone calls it.
+        """Lock the folder, which is made if need be. Rank 0 alone calls it.
 
         Raises:
-            UserError: another run has it, or it cannot be written.
+            UserError: another run has the lock, or the folder cannot be written.
         """
-        lock = filelock.FileLock(folder / ".lock")
-        try:
-            folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(f"another run is writing into {folder}: wait for it, or choose another --out-dir") from None
-        except OSError as error:
-            raise UserError(f"the run folder {folder} cannot be written: {error}") from None
+        lock = filelock.FileLock(folder / ".lock", mode=0o600)
+        with writing(folder):
+            make_run_dir(folder)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                problem = f"another run is writing into {folder}: wait for it, or choose another --out-dir"
+                raise UserError(problem) from None
         self._lock = lock
 
     def release(self) -> None:
-        """Let the next run have the folder."""
+        """Unlock the folder; without a lock taken, do nothing."""
         if self._lock is not None:
             self._lock.release()
 
 
-def _read_records(path: Path, *, last_step: int) -> list[Record]:
-    """Return the records up to a step, so that no step is counted twice after a resume."""
+# ---- records --------------------------------------------------------------------------------------------------------
+
+
+def read_records(path: Path, *, last_step: int) -> list[Record]:
+    """Return the records of a metrics.jsonl up to a step, so that no step is counted twice after a resume.
+
+    Args:
+        path: the file, which may be missing, and may hold lines that are no records.
+        last_step: `global_step` of the last records to return.
+    """
     if not path.exists() or last_step == 0:
         return []
     records = []
@@ -118,3 +169,16 @@ def _read_records(path: Path, *, last_step: int) -> list[Record]:
         if isinstance(record, dict) and record.get("global_step", last_step + 1) <= last_step:
             records.append(record)
     return records
+
+
+def to_json(record: Record, *, indent: int | None = None) -> str:
+    """Return a record as JSON, which has no NaN and no infinity: null stands for them."""
+    return json.dumps(_finite(record), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,42 +1,38 @@
-"""Weights & Biases and TensorBoard: where records go besides the run folder. The only place that imports wandb.
-
-A tracker takes the same numbers under the same keys as metrics.jsonl, and pictures and tables besides. Rank 0 alone has
-trackers; runlog.py calls them on a thread, where a failure or a hang of theirs is no matter of the run.
-"""
+"""TensorBoardTracker: event files in the run folder, written by Accelerate's tracker."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
+
 from alexnet_dist.errors import UserError
-from alexnet_dist.tracking.tracker import Media, Record, Tracker
+from alexnet_dist.tracking import run_dir
+from alexnet_dist.tracking.tracker import Record, Tracker
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     import numpy.typing as npt
-
-    Picture = npt.NDArray[np.uint8]
-
-logger = logging.getLogger(__name__)
-
-
-# ---- TensorBoard ----------------------------------------------------------------------------------------------------
 
 
 class TensorBoardTracker(Tracker):
-    """Event files in the run folder's `tensorboard/`, by Accelerate's tracker.
+    """Tracker that writes TensorBoard's event files into the run folder's `tensorboard/`.
 
     Args:
         folder: the run folder.
         first_step: records of later steps, from before a resume, are hidden.
+
+    Raises:
+        UserError: the package tensorboard is not installed.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
         from accelerate.tracking import TensorBoardTracker as Events
 
+        run_dir.private_folder(folder, "tensorboard")
         self._events = Events("tensorboard", folder, purge_step=first_step + 1)
         try:
             self._events.start()
@@ -45,20 +41,27 @@ class TensorBoardTracker(Tracker):
         self.where = f"TensorBoard: tensorboard --logdir {folder / 'tensorboard'}"
 
     def log(self, record: Record) -> None:
-        """Take a record of numbers; its step is the axis."""
+        """Write a record's numbers, with its step as the axis."""
         numbers = {key: x for key, x in record.items() if isinstance(x, int | float) and key != "global_step"}
         self._events.log(numbers, step=record["global_step"])
 
-    def show(self, record: Record, media: Media) -> None:
-        """Take pictures and histograms; TensorBoard has no captions."""
+    def show(
+        self,
+        record: Record,
+        pictures: Mapping[str, Path],
+        captions: Mapping[str, str],
+        histograms: Mapping[str, npt.NDArray[np.float32]],
+    ) -> None:
+        """Write pictures and histograms; TensorBoard has no captions."""
+        del captions
         step = record["global_step"]
-        pictures = {name: picture[None] for name, picture in media.pictures.items()}
-        self._events.log_images(pictures, step=step, dataformats="NHWC")
-        for name, values in media.histograms.items():
+        images = {name: np.asarray(Image.open(path))[None] for name, path in pictures.items()}
+        self._events.log_images(images, step=step, dataformats="NHWC")
+        for name, values in histograms.items():
             self._events.tracker.add_histogram(name, values, step)
 
     def summary(self, summary: Record) -> None:
-        """Note the results as text."""
+        """Write the results as text."""
         self._events.log({"summary": "\n".join(f"    {key}: {value}" for key, value in summary.items())})
 
     def close(self, exit_code: int) -> None:

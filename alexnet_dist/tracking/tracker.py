@@ -1,12 +1,11 @@
-"""Weights & Biases and TensorBoard: where records go besides the run folder. The only place that imports wandb.
+"""Tracker: the interface to W&B and TensorBoard, and the types of what they are given.
 
-A tracker takes the same numbers under the same keys as metrics.jsonl, and pictures and tables besides. Rank 0 alone has
-trackers; runlog.py calls them on a thread, where a failure or a hang of theirs is no matter of the run.
+A tracker gets the same numbers under the same keys as metrics.jsonl, and pictures and tables besides. RunLogger calls
+all trackers on one thread; an exception drops the tracker, and a call that hangs is left behind at the end of the run.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,77 +16,82 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Picture = npt.NDArray[np.uint8]
+    Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 
-logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]
-
-Level = Literal["INFO", "WARN", "ERROR"]
+Record = dict[str, Any]  # of a step or an epoch: numbers by name, with `global_step` and `epoch`
+Level = Literal["INFO", "WARN", "ERROR"]  # of an alert
 
 
 @dataclass(frozen=True)
 class Media:
-    """What belongs to a record and is no number."""
+    """Pictures and histograms that belong to one record."""
 
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     """(H, W, 3) uint8, by name."""
     captions: Mapping[str, str] = field(default_factory=dict)
-    """Of some pictures."""
+    """Captions of some pictures, by the pictures' names."""
     histograms: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    """(N,) values each."""
+    """(N,) values of each histogram, by name."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint as something to publish."""
+    """A checkpoint's weights, with all that W&B's artifact of them has."""
 
     data_name: str
+    """The data set's name."""
     path: Path
-    """A safetensors file."""
+    """The safetensors file."""
     texts: Mapping[str, str]
-    """Further files: their names and contents."""
+    """Contents of further files, by file name."""
     facts: Record
-    """Epoch, step, accuracy."""
+    """Epoch, step and top-1, the artifact's metadata."""
     aliases: tuple[str, ...]
-    """best, latest."""
+    """Names of this version of the artifact: best, latest."""
 
 
 class Tracker:
-    """Where records go besides the run folder. A tracker that has no use for something leaves it."""
+    """Base class of trackers; each method does nothing, so that a tracker has those alone that it needs."""
 
     where = ""
-    """What the run card says of it."""
+    """Where the tracker records, for the run card."""
     resend = ""
-    """The command that sends what it could not take."""
-    may_lack = False
-    """Whether records from before a resume may not have reached it."""
+    """Command that sends later what the tracker did not send."""
     shared_id: str | None = None
-    """What the other ranks join, where they record too."""
+    """Id of the W&B run that the other ranks join; None without `--wandb.shared`."""
+
+    def replay(self, records: Sequence[Record]) -> None:
+        """Send the records from before a resume again, where a killed process may not have sent them."""
 
     def log(self, record: Record) -> None:
-        """Take a record of numbers."""
+        """Send a record of numbers."""
 
-    def show(self, record: Record, media: Media) -> None:
-        """Take what belongs to a record and is no number."""
+    def show(
+        self,
+        record: Record,
+        pictures: Mapping[str, Path],
+        captions: Mapping[str, str],
+        histograms: Mapping[str, npt.NDArray[np.float32]],
+    ) -> None:
+        """Send a record's pictures, which are PNG files, with their captions, and histograms of (N,) values each."""
 
     def confusion(self, record: Record, counts: npt.NDArray[np.int64], class_names: Sequence[str]) -> None:
-        """Take a confusion matrix, (C, C), whose rows are the true classes."""
+        """Send a confusion matrix, (C, C), whose rows are the true classes."""
 
     def table(self, record: Record, name: str, rows: Sequence[Record]) -> None:
-        """Take a table; values are numbers, text, or pictures, (H, W, 3) uint8."""
+        """Send a table, a dictionary per row; values are numbers, text, or pictures, (H, W, 3) uint8."""
 
     def alert(self, title: str, text: str, level: Level) -> None:
-        """Tell somebody at once."""
+        """Send an alert, which reaches a person by mail or chat."""
 
     def publish(self, weights: Weights) -> None:
-        """Take a checkpoint's weights."""
+        """Send a checkpoint's weights."""
 
     def summary(self, summary: Record) -> None:
-        """Take the run's results."""
+        """Send the run's results."""
 
     def preempted(self) -> None:
-        """Take it that the run will be continued."""
+        """Mark the run as preempted: it is to be started again."""
 
     def close(self, exit_code: int) -> None:
-        """Finish what is under way."""
+        """Send what waits, and end the run with its process's exit code."""

@@ -1,7 +1,7 @@
-"""Weights & Biases and TensorBoard: where records go besides the run folder. The only place that imports wandb.
+"""WandbTracker and RankTracker: a run on Weights & Biases. The only module that imports wandb.
 
-A tracker takes the same numbers under the same keys as metrics.jsonl, and pictures and tables besides. Rank 0 alone has
-trackers; runlog.py calls them on a thread, where a failure or a hang of theirs is no matter of the run.
+wandb is imported when a tracker starts. Its own process, wandb-core, sends to the server; a server that refuses, is
+silent or breaks delays the end of a run by a limited time and costs it nothing else.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ import numpy as np
 import psutil
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.tracking.tracker import Level, Media, Record, Tracker, Weights
-from alexnet_dist.tracking.wandb_repair import _mend_parts
+from alexnet_dist.tracking import run_dir, wandb_repair
+from alexnet_dist.tracking.tracker import Level, Record, Tracker, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from alexnet_dist.config import WandbConfig
-
-    Picture = npt.NDArray[np.uint8]
+    from alexnet_dist.config import Config, WandbConfig
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +49,21 @@ SERVICE = "wandb-core"  # wandb's own process, a child of this one
 SERVICE_SECONDS = 10.0  # for it to end after the run
 
 
-# ---- Weights & Biases -----------------------------------------------------------------------------------------------
+# ---- mode and login -------------------------------------------------------------------------------------------------
+
+
+def check_login(config: Config) -> None:
+    """Refuse W&B online without a login, before anything else of the run starts.
+
+    Raises:
+        UserError: as `wandb_mode`, where W&B is one of the trackers.
+    """
+    if "wandb" in config.log.trackers:
+        wandb_mode(config.wandb)
 
 
 def wandb_mode(config: WandbConfig) -> tuple[WandbMode, str]:
-    """Decide between online, offline and disabled, and say why.
+    """Return W&B's mode, online, offline or disabled, and the reason for it.
 
     Raises:
         UserError: online was asked for and there is no login; wandb would ask for a key in the middle of a launch.
@@ -77,7 +85,7 @@ def wandb_mode(config: WandbConfig) -> tuple[WandbMode, str]:
 
 
 def _wandb_login() -> str | None:
-    """Return where a key would come from; never the key."""
+    """Return the name of the variable or file that has the login, None without a login; never the key itself."""
     for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         if os.environ.get(variable):
             return variable
@@ -90,11 +98,15 @@ def _wandb_login() -> str | None:
         return None
 
 
-class WandbTracker(Tracker):
-    """One W&B run per run folder: its id is kept there, so that a continued run stays one run.
+# ---- trackers -------------------------------------------------------------------------------------------------------
 
-    wandb keeps up to 32 kB or 15 seconds in memory, which a killed process takes with it. So a file marks a run that
-    has not been closed, and what continues it sends its records again: twice on one axis is once in a chart.
+
+class WandbTracker(Tracker):
+    """Tracker that records a run on W&B, one W&B run per run folder: the folder keeps the run's id.
+
+    wandb keeps up to 32 kB or 15 seconds in memory, which are lost when the process is killed. So the file `unfinished`
+    marks a run that has not been closed, and a process that continues the run sends its records again: W&B's charts
+    show a point that was sent twice once.
 
     Args:
         config: project, names, mode.
@@ -114,12 +126,12 @@ class WandbTracker(Tracker):
         stop: Callable[[], None] | None = None,
     ) -> None:
         mode, reason = wandb_mode(config)
-        self._folder = folder / "wandb"
+        self._folder = run_dir.private_folder(folder, "wandb")
         self._wandb = _import_wandb(self._folder)
         self._marker = self._folder / "unfinished"
-        self.may_lack = self._marker.exists()
-        if self.may_lack:
-            _mend_parts(self._folder)
+        self._was_killed = self._marker.exists()
+        if self._was_killed:
+            wandb_repair.repair_parts(self._folder)
         self._retry_at = 0.0
         self.resend = f"wandb sync --include-online {self._folder}"
         arguments: Record = {
@@ -169,21 +181,30 @@ class WandbTracker(Tracker):
             for pattern in patterns:
                 self._run.define_metric(pattern, step_metric=axis)
 
+    def replay(self, records: Sequence[Record]) -> None:
+        """Send the records again if the process before this one was killed."""
+        if self._was_killed:
+            for record in records:
+                self.log(record)
+
     def log(self, record: Record) -> None:
-        """Take a record of numbers."""
+        """Send a record of numbers."""
         self._run.log(record)
 
-    def show(self, record: Record, media: Media) -> None:
-        """Send all in one call, with the axes they belong to. wandb 0.31 takes uint8 pictures as they are."""
-        pictures = {
-            name: self._wandb.Image(picture, caption=media.captions.get(name))
-            for name, picture in media.pictures.items()
-        }
-        histograms = {name: self._wandb.Histogram(values.tolist()) for name, values in media.histograms.items()}
-        self._run.log({**_axes(record), **pictures, **histograms})
+    def show(
+        self,
+        record: Record,
+        pictures: Mapping[str, Path],
+        captions: Mapping[str, str],
+        histograms: Mapping[str, npt.NDArray[np.float32]],
+    ) -> None:
+        """Send pictures and histograms in one call, with their axes; wandb copies PNG files to the byte."""
+        images = {name: self._wandb.Image(str(path), caption=captions.get(name)) for name, path in pictures.items()}
+        counts = {name: self._wandb.Histogram(values.tolist()) for name, values in histograms.items()}
+        self._run.log({**_axes(record), **images, **counts})
 
     def confusion(self, record: Record, counts: npt.NDArray[np.int64], class_names: Sequence[str]) -> None:
-        """Send the counts under W&B's own chart, whose usual function wants every image's label instead."""
+        """Send the counts as W&B's own chart; wandb's function for it wants the label of each image instead."""
         if len(class_names) > MOST_CLASSES:
             return
         fields = {name: name for name in ("Actual", "Predicted", "nPredictions")}
@@ -193,7 +214,7 @@ class WandbTracker(Tracker):
         self._patiently("the confusion matrix", lambda: self._run.log({**_axes(record), "confusion": chart}))
 
     def table(self, record: Record, name: str, rows: Sequence[Record]) -> None:
-        """Send a table; pictures become thumbnails in it."""
+        """Send a table, in which pictures are thumbnails."""
         if not rows:
             return
         shown = [[self._wandb.Image(x) if isinstance(x, np.ndarray) else x for x in row.values()] for row in rows]
@@ -201,7 +222,10 @@ class WandbTracker(Tracker):
         self._patiently(f"the table of {name}", lambda: self._run.log({**_axes(record), name: table}))
 
     def _patiently(self, what: str, send: Callable[[], object]) -> None:
-        """Send what wandb asks the server about first: where it does not answer that takes 20 s and may fail."""
+        """Send a table or an artifact, and none for `RETRY_SECONDS` after a failure or a slow answer of the server.
+
+        wandb asks the server before it records one; without an answer that takes 20 s and may fail.
+        """
         if time.monotonic() < self._retry_at:
             return
         began, fault = time.monotonic(), None
@@ -242,11 +266,11 @@ class WandbTracker(Tracker):
         self._run.summary.update(summary | best)
 
     def preempted(self) -> None:
-        """Have sweeps take the run up again."""
+        """Mark the run as preempted, so that a sweep starts it again."""
         self._run.mark_preempting()
 
     def close(self, exit_code: int) -> None:
-        """Finish the run; what is not uploaded by then waits on the disk for `wandb sync`."""
+        """Finish the run; what is not uploaded in time stays on the disk for `wandb sync`."""
         began = time.monotonic()
         self._run.finish(exit_code=exit_code)
         if self._online and time.monotonic() - began >= FINISH_SECONDS:
@@ -256,7 +280,7 @@ class WandbTracker(Tracker):
 
 
 class RankTracker(Tracker):
-    """Another rank's part of a shared W&B run: the system metrics of its own machine, and nothing else.
+    """Tracker of a rank other than 0: adds its machine's system metrics to rank 0's W&B run, and nothing else.
 
     Args:
         config: of the run.
@@ -266,7 +290,7 @@ class RankTracker(Tracker):
     """
 
     def __init__(self, config: WandbConfig, folder: Path, *, run_id: str, rank: int) -> None:
-        wandb = _import_wandb(folder / "wandb")
+        wandb = _import_wandb(run_dir.private_folder(folder, "wandb"))
         shared = {"mode": "shared", "x_label": f"rank{rank}", "x_primary": False, "x_update_finish_state": False}
         settings = _settings(wandb, stop_fn=None, **shared)
         self._wandb = wandb
@@ -275,13 +299,16 @@ class RankTracker(Tracker):
         )
 
     def close(self, exit_code: int) -> None:
-        """Send what waits; the run itself is rank 0's to end."""
+        """Send what waits; rank 0 ends the run itself."""
         self._run.finish(exit_code=exit_code)
         _end_service(self._wandb)
 
 
+# ---- wandb itself ---------------------------------------------------------------------------------------------------
+
+
 def _end_service(wandb: Any) -> None:  # noqa: ANN401 - the module
-    """End wandb's process, for which this one would wait at its exit: for ever, where a server is silent."""
+    """End wandb's own process; at exit this one would wait for it, without a limit where the server is silent."""
     thread = threading.Thread(target=wandb.teardown, name="wandb teardown", daemon=True)
     thread.start()
     thread.join(SERVICE_SECONDS)
@@ -290,20 +317,19 @@ def _end_service(wandb: Any) -> None:  # noqa: ANN401 - the module
 
 
 def kill_service() -> None:
-    """Kill wandb's process, which may be asked to end first; what it has written can be sent by `wandb sync`."""
+    """Kill wandb's own process, by SIGTERM first; `wandb sync` can send what it has written."""
     services = [child for child in psutil.Process().children() if child.name() == SERVICE]
     for end in ("terminate", "kill"):
         for service in services:
             with contextlib.suppress(psutil.NoSuchProcess):
                 getattr(service, end)()
         _, services = psutil.wait_procs(services, timeout=SERVICE_SECONDS / 2)
-    with contextlib.suppress(Exception):  # or it would be said at exit that the process is gone
+    with contextlib.suppress(Exception):  # else wandb prints at exit that its process is gone
         sys.modules["wandb"].teardown()
 
 
 def _import_wandb(folder: Path) -> Any:  # noqa: ANN401 - the module
-    """Import wandb, 0.6 s, with its caches below the run folder instead of the home folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Import wandb, which takes 0.6 s, with its caches in W&B's folder of the run instead of the home folder."""
     for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         os.environ.setdefault(variable, str(folder.resolve()))
     import wandb
@@ -312,7 +338,7 @@ def _import_wandb(folder: Path) -> Any:  # noqa: ANN401 - the module
 
 
 def _settings(wandb: Any, **settings: object) -> Any:  # noqa: ANN401 - the module, and its settings
-    """Return the settings of all runs and these, as far as this version of wandb has them."""
+    """Return wandb's settings for a run; those that this version of wandb does not have are left out."""
     wished = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, **settings}
     known = {name: value for name, value in wished.items() if name in wandb.Settings.model_fields}
     # A remote's address may hold a token, and a diff anything.
@@ -328,7 +354,7 @@ def _project(config: WandbConfig) -> str:
 
 
 def _run_id(folder: Path) -> str:
-    """Return the id that a run folder keeps; a new one is WANDB_RUN_ID, which a sweep's agent sets, or drawn."""
+    """Return the run's id, kept in W&B's folder; a new id is WANDB_RUN_ID, which a sweep's agent sets, or random."""
     path = folder / "run_id"
     if not path.exists():
         path.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), encoding="utf-8")

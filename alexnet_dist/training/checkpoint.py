@@ -187,7 +187,8 @@ def save_evidence(folder: Path, *, model: nn.Module, batch: Tensors, report: Sta
         report: anything JSON can hold.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # images of the data: for their owner alone
+        folder.mkdir(exist_ok=True)
         _save_tensors(model.state_dict(), folder / "model.safetensors")
         _save_tensors(batch, folder / "batch.safetensors")
         _write_json(folder / "report.json", report)

@@ -54,8 +54,8 @@ def test_a_save_that_fails_in_the_background_ends_the_run_soon(tmp_path):
 
 def test_a_full_disk_under_the_metrics_is_one_line(tmp_path):
     config = parse([*FLAGS, "--out-dir", str(tmp_path)])
-    log = run_logger.RunLog(config, facts={}, enabled=True, step=0)
-    log.open()
+    log = run_logger.RunLogger(config, {}, enabled=True)
+    log.open(step=0)
     log.log({"global_step": 1, "epoch": 1, "train/loss": 1.0})
     (tmp_path / "metrics.jsonl").rename(tmp_path / "kept")
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
@@ -65,9 +65,11 @@ def test_a_full_disk_under_the_metrics_is_one_line(tmp_path):
 
 def test_a_full_disk_at_the_end_hides_nothing(tmp_path, monkeypatch, caplog):
     config = parse([*FLAGS, "--out-dir", str(tmp_path)])
-    log = run_logger.RunLog(config, facts={}, enabled=True, step=0)
-    log.open()
-    monkeypatch.setattr(run_logger.files, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    log = run_logger.RunLogger(config, {}, enabled=True)
+    log.open(step=0)
+    monkeypatch.setattr(
+        run_logger.atomic_files, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     log.write_summary({"status": "finished"})
     log.mark_preempted("SIGTERM after step 3", requeue=True)
     assert caplog.text.count("cannot be written") == 2

@@ -251,7 +251,7 @@ def test_usr1_to_the_other_rank_saves(tmp_path, undisturbed_pair):
 
 def test_two_runs_cannot_write_into_one_folder(tmp_path):
     folder = tmp_path / "run"
-    other = run_dir.Lock()
+    other = run_dir.RunDirLock()
     other.take(folder)
     with pytest.raises(UserError, match=re.escape(f"another run is writing into {folder}")):
         run(folder)
@@ -263,10 +263,10 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path):
 
 def test_a_killed_run_leaves_its_folder_free(tmp_path):
     script = "import sys, os, signal; from pathlib import Path; from alexnet_dist.tracking import run_dir as runlog; "
-    script += "lock = runlog.Lock(); lock.take(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
+    script += "lock = runlog.RunDirLock(); lock.take(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
-    lock = run_dir.Lock()
+    lock = run_dir.RunDirLock()
     lock.take(tmp_path)
     lock.release()
 

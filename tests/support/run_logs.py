@@ -25,10 +25,8 @@ def lines_of(folder):
 
 
 def start(folder, *, step=0, enabled=True, tags=(), stop=None, **changes):
-    log = run_logger.RunLog(
-        config_for(folder, **changes), facts={"num_classes": 10}, tags=tags, enabled=enabled, step=step, stop=stop
-    )
-    log.open()
+    log = run_logger.RunLogger(config_for(folder, **changes), {"num_classes": 10}, enabled=enabled)
+    log.open(step=step, tags=tags, stop=stop)
     return log
 
 

@@ -1,4 +1,8 @@
-"""Files that are replaced whole."""
+"""Files that are replaced whole, with their modes."""
+
+from pathlib import Path
+
+import pytest
 
 from alexnet_dist import atomic_files
 
@@ -8,3 +12,25 @@ def test_write_text_replaces_and_leaves_nothing_behind(tmp_path):
         atomic_files.write_text(tmp_path / "a.txt", text)
         assert (tmp_path / "a.txt").read_text(encoding="utf-8") == text
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def mode_of(path):
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_write_text_gives_its_mode_to_old_files_too(mode, tmp_path, monkeypatch):
+    path, scratch = tmp_path / "a.txt", tmp_path / ".a.txt.writing"
+    seen = []
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda self, *a, **k: (seen.append(mode_of(self)), write(self, *a, **k))[1])
+    atomic_files.write_text(path, "new", mode=mode)
+    for old in (path, scratch):
+        old.touch()
+        old.chmod(0o666)
+    atomic_files.write_text(path, "newer", mode=mode)
+    assert mode_of(path) == mode
+    assert seen == [mode, mode], "before there is anything to read"
+    atomic_files.write_text(tmp_path / "b.txt", "private")
+    assert mode_of(tmp_path / "b.txt") == 0o600

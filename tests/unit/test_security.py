@@ -108,7 +108,7 @@ def test_no_option_takes_a_secret():
 def test_a_run_folder_named_after_its_data_stays_below_runs(tmp_path, monkeypatch, name):
     """S10, S12."""
     monkeypatch.chdir(tmp_path)
-    folder = run_dir.choose_folder(Config(), data_name=name)
+    folder = run_dir.choose_run_dir(Config(), data_name=name)
     assert folder.resolve().parent == tmp_path / "runs"
 
 

@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -30,7 +31,6 @@ def test_records_are_the_lines_of_metrics_jsonl(tmp_path):
     for one in given:
         log.log(one)
         assert lines_of(log.folder)[-1] == one, "on the disk at once, for whoever watches"
-    log.log(None)
     log.close()
     assert lines_of(log.folder) == log.records == given
     assert (log.folder / "metrics.jsonl").read_text().endswith("}\n")
@@ -52,8 +52,8 @@ def test_lines_are_json_even_where_a_number_is_not_finite(tmp_path):
 
 def test_configuration_in_the_folder_reads_back_equal(tmp_path):
     config = config_for(tmp_path / "a" / "run", seed=3, optim=OptimConfig(lr=3e-4, ema=0.99))
-    log = run_logger.RunLog(config, facts={}, enabled=True, step=0)
-    log.open()
+    log = run_logger.RunLogger(config, {}, enabled=True)
+    log.open(step=0)
     log.close()
     assert configuration.parse(["--config", str(tmp_path / "a" / "run" / "config.yaml")]) == config
 
@@ -239,54 +239,75 @@ class Hanging(Tracker):
     """A server that never answers, until the test is over."""
 
     def __init__(self):
-        self.over = threading.Event()
+        self.begun, self.over = threading.Event(), threading.Event()
         self.shown = 0
 
     def log(self, record):
         del record
+        self.begun.set()
         self.over.wait()
 
-    def show(self, record, media):
-        del record, media
+    def show(self, record, pictures, captions, histograms):
+        del record, pictures, captions, histograms
         self.over.wait()
         self.shown += 1
 
 
 @pytest.fixture
 def hanging(monkeypatch):
-    for module, name in (
-        (run_logger, "PATIENCE_SECONDS"),
-        (run_logger, "GRACE_SECONDS"),
-        (wandb_tracker, "FINISH_SECONDS"),
-    ):
-        monkeypatch.setattr(module, name, 0.1)
+    monkeypatch.setattr(run_logger, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 0.1)
     tracker = Hanging()
     yield tracker
     tracker.over.set()
 
 
 def test_a_tracker_that_hangs_holds_nobody(tmp_path, monkeypatch, caplog, hanging):
-    monkeypatch.setattr(run_logger, "MOST_RECORDS", 5)
+    monkeypatch.setattr(run_logger, "MAX_CALLS", 5)
     log = start(tmp_path / "run")
     log._trackers = [hanging]
     began = time.monotonic()
     for step in range(1, 20):
         log.log(record(step))
+        assert step > 1 or hanging.begun.wait(60)
     log.close()
     assert time.monotonic() - began < 5
     assert "a tracker hangs" in caplog.text
+    assert "14 records or sets of pictures were too many" in caplog.text, "20 with the end, less 1 begun and 5 waiting"
     assert len(lines_of(log.folder)) == 19
 
 
 def test_pictures_for_a_tracker_that_hangs_are_written_and_do_not_pile_up(tmp_path, caplog, hanging):
     log = start(tmp_path / "run")
     log._trackers = [hanging]
+    pictures = []
+
+    def draw():
+        picture = BLACK.copy()
+        pictures.append(weakref.ref(picture))
+        return Media({"kernels/p": picture})
+
     for epoch in range(1, 21):
-        log.show({"global_step": epoch, "epoch": epoch}, lambda: Media({"kernels/p": BLACK}))
+        log.show({"global_step": epoch, "epoch": epoch}, draw)
     log.close()
     assert len(list((tmp_path / "run" / "figures").glob("epoch_*/p.png"))) == 20
-    assert f"{20 - run_logger.MOST_MEDIA} records or sets of pictures were too many" in caplog.text
-    assert hanging.shown <= 1
+    assert [picture() for picture in pictures] == [None] * 20, "what waits for the tracker has paths alone"
+    assert "a tracker hangs" in caplog.text
+    assert hanging.shown == 0
+
+
+def test_a_tracker_that_is_slower_than_training_gets_all_pictures(tmp_path):
+    class Slow(Recorder):
+        def _take(self, method):
+            time.sleep(0.02)
+            super()._take(method)
+
+    log = start(tmp_path / "run")
+    log._trackers = [slow := Slow()]
+    for epoch in range(1, 31):
+        log.show({"global_step": epoch, "epoch": epoch}, lambda: Media({"kernels/p": BLACK}))
+    log.close()
+    assert slow.calls == ["show"] * 30 + ["close"]
 
 
 def test_training_waits_where_too_much_is_still_to_be_drawn(tmp_path):
