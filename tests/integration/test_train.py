@@ -240,6 +240,7 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     assert str(poisoned[0]) in str(caught.value)
     assert summary(tmp_path / "bad")["status"] == "non-finite"
     evidence = tmp_path / "bad" / "non_finite" / "step_00000002"
+    assert evidence.parent.stat().st_mode & 0o777 == 0o700, "images of the data"
     assert equal(safetensors.torch.load_file(evidence / "model.safetensors"), weights(good))
     batch = safetensors.torch.load_file(evidence / "batch.safetensors")
     split = sources.load(parse(FLAGS).data).train
