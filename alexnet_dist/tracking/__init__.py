@@ -11,13 +11,14 @@ from alexnet_dist.tracking.run_dir import (
     read_records,
 )
 from alexnet_dist.tracking.run_logger import RunLogger
-from alexnet_dist.tracking.tracker import Level, Media, Record, Tracker, Weights
+from alexnet_dist.tracking.tracker import Level, Media, MediaFiles, Record, Tracker, Weights
 from alexnet_dist.tracking.wandb_tracker import check_login, wandb_mode
 
 __all__ = [
     "Console",
     "Level",
     "Media",
+    "MediaFiles",
     "Record",
     "RunDirLock",
     "RunLogger",

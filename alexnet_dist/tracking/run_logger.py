@@ -17,6 +17,7 @@ from alexnet_dist import atomic_files
 from alexnet_dist import config as configuration
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir, tensorboard_tracker, wandb_tracker
+from alexnet_dist.tracking.tracker import MediaFiles
 from alexnet_dist.tracking.worker import Worker
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class RunLogger:
             media = draw()
             paths = self._save(media.pictures, epoch=record["epoch"])
             if send:  # paths, not pictures: 10 MB an epoch would pile up where a tracker hangs
-                self._each("show", record, paths, media.captions, media.histograms)
+                self._each("show", record, MediaFiles(paths, media.captions, media.histograms))
 
         self._draw(job)
 

@@ -9,13 +9,10 @@ from PIL import Image
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir
-from alexnet_dist.tracking.tracker import Record, Tracker
+from alexnet_dist.tracking.tracker import MediaFiles, Record, Tracker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
-
-    import numpy.typing as npt
 
 
 class TensorBoardTracker(Tracker):
@@ -45,19 +42,12 @@ class TensorBoardTracker(Tracker):
         numbers = {key: x for key, x in record.items() if isinstance(x, int | float) and key != "global_step"}
         self._events.log(numbers, step=record["global_step"])
 
-    def show(
-        self,
-        record: Record,
-        pictures: Mapping[str, Path],
-        captions: Mapping[str, str],
-        histograms: Mapping[str, npt.NDArray[np.float32]],
-    ) -> None:
+    def show(self, record: Record, media: MediaFiles) -> None:
         """Write pictures and histograms; TensorBoard has no captions."""
-        del captions
         step = record["global_step"]
-        images = {name: np.asarray(Image.open(path))[None] for name, path in pictures.items()}
+        images = {name: np.asarray(Image.open(path))[None] for name, path in media.pictures.items()}
         self._events.log_images(images, step=step, dataformats="NHWC")
-        for name, values in histograms.items():
+        for name, values in media.histograms.items():
             self._events.tracker.add_histogram(name, values, step)
 
     def summary(self, summary: Record) -> None:

@@ -35,6 +35,18 @@ class Media:
 
 
 @dataclass(frozen=True)
+class MediaFiles:
+    """Media whose pictures are files, so that what waits for a tracker is small."""
+
+    pictures: Mapping[str, Path]
+    """PNG files, by the pictures' names."""
+    captions: Mapping[str, str]
+    """As in `Media`."""
+    histograms: Mapping[str, npt.NDArray[np.float32]]
+    """As in `Media`."""
+
+
+@dataclass(frozen=True)
 class Weights:
     """A checkpoint's weights, with all that W&B's artifact of them has."""
 
@@ -66,14 +78,8 @@ class Tracker:
     def log(self, record: Record) -> None:
         """Send a record of numbers."""
 
-    def show(
-        self,
-        record: Record,
-        pictures: Mapping[str, Path],
-        captions: Mapping[str, str],
-        histograms: Mapping[str, npt.NDArray[np.float32]],
-    ) -> None:
-        """Send a record's pictures, which are PNG files, with their captions, and histograms of (N,) values each."""
+    def show(self, record: Record, media: MediaFiles) -> None:
+        """Send the pictures and histograms of a record."""
 
     def confusion(self, record: Record, counts: npt.NDArray[np.int64], class_names: Sequence[str]) -> None:
         """Send a confusion matrix, (C, C), whose rows are the true classes."""

@@ -24,10 +24,10 @@ import psutil
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir, wandb_repair
-from alexnet_dist.tracking.tracker import Level, Record, Tracker, Weights
+from alexnet_dist.tracking.tracker import Level, MediaFiles, Record, Tracker, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -191,17 +191,14 @@ class WandbTracker(Tracker):
         """Send a record of numbers."""
         self._run.log(record)
 
-    def show(
-        self,
-        record: Record,
-        pictures: Mapping[str, Path],
-        captions: Mapping[str, str],
-        histograms: Mapping[str, npt.NDArray[np.float32]],
-    ) -> None:
+    def show(self, record: Record, media: MediaFiles) -> None:
         """Send pictures and histograms in one call, with their axes; wandb copies PNG files to the byte."""
-        images = {name: self._wandb.Image(str(path), caption=captions.get(name)) for name, path in pictures.items()}
-        counts = {name: self._wandb.Histogram(values.tolist()) for name, values in histograms.items()}
-        self._run.log({**_axes(record), **images, **counts})
+        pictures = {
+            name: self._wandb.Image(str(path), caption=media.captions.get(name))
+            for name, path in media.pictures.items()
+        }
+        histograms = {name: self._wandb.Histogram(values.tolist()) for name, values in media.histograms.items()}
+        self._run.log({**_axes(record), **pictures, **histograms})
 
     def confusion(self, record: Record, counts: npt.NDArray[np.int64], class_names: Sequence[str]) -> None:
         """Send the counts as W&B's own chart; wandb's function for it wants the label of each image instead."""

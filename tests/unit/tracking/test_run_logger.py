@@ -247,8 +247,8 @@ class Hanging(Tracker):
         self.begun.set()
         self.over.wait()
 
-    def show(self, record, pictures, captions, histograms):
-        del record, pictures, captions, histograms
+    def show(self, record, media):
+        del record, media
         self.over.wait()
         self.shown += 1
 
