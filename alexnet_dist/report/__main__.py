@@ -1,7 +1,7 @@
-"""`python -m alexnet_dist.report`."""
+"""`python -m alexnet_dist.report`: the report's command."""
 
 import sys
 
-from alexnet_dist.report.page import main
+from alexnet_dist.report import main
 
 sys.exit(main())

@@ -1,197 +1,192 @@
-"""The charts of a run, or of several compared: curves over epochs and the confusion matrix, with their tables.
+"""Charts of one run, or of several compared: plotly figures of the metrics and of the confusion matrix, with tables.
 
-Describes them in plain dictionaries; the page's script draws them.
+A figure is plotly's JSON, `{"data": [traces], "layout": {...}}`. A colour is written as the name of a CSS property of
+report.css, such as `--colour-3`; report.js puts its value in, so that figures follow the light or dark theme.
 """
 
 from __future__ import annotations
 
+import bisect
 import html
 import itertools
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet_dist.report.read_run import evenly, finite
 from alexnet_dist.text import NOTHING, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from alexnet_dist.report.read_run import Item, Run
+    from alexnet_dist.report.read_run import JsonObject, Run
 
-MOST_POINTS = 1500  # a curve: as many as a wide screen has pixels
+MOST_POINTS = 1500  # of a curve: about as many as a wide screen has pixels
 MOST_MARKED = 20  # points of a curve that get a dot each
 MOST_ROWS = 25  # of the table below a chart
-MOST_CLASSES = 100  # of the drawn confusion matrix, and
-MOST_TABLED_CLASSES = 20  # where each class has a curve, or a column, of its own
+MOST_CLASSES = 100  # with more, the confusion matrix is not drawn
+MOST_TABLED_CLASSES = 20  # with more, no curve for each class, no counts in the cells, no table of the matrix
+MOST_TICKS = 40  # with more classes, plotly chooses which of them the matrix names at its sides
 NUM_COLOURS = 10
 LEGEND, TICK = 40, 16  # letters of a name that a chart has room for
-STROKES = {"solid": "solid", "dash": "dashed"}
 PER_EPOCH = ("val/", "kernels/", "per_class/", "train/epoch_loss")
+STROKES: dict[str, JsonObject] = {  # plotly's `line`, without the colour
+    "solid": {"width": 2, "dash": "solid"},
+    "dashed": {"width": 2, "dash": "7px,3px"},
+    "faint": {"width": 1.2, "dash": "solid"},
+    "chance": {"width": 1.2, "dash": "dot"},
+}
+MIDDLE_SHARE, HEAT_SHARE = 0.57, 0.83
+"""A cell's share of its row from which its number must change from white to black in the dark theme, and from black to
+white in the light one, for a contrast of 4.5 (WCAG 2, level AA) with the shade of the cell."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One metric of a chart."""
-
-    key: str
-    name: str
-    style: Literal["solid", "dash", "faint"] = "solid"
-    """A faint line is left out where several runs are compared."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """A chart of metrics over epochs."""
+class Chart(NamedTuple):
+    """Metrics that share one chart over epochs."""
 
     key: str
     title: str
-    unit: str = ""
-    lines: tuple[Line, ...]
-    scale: float = 1
-    chance: Callable[[int], tuple[str, float]] | None = None
-    """From the number of classes, what guessing gives: words and value."""
+    unit: str
+    """Shares are recorded in [0, 1] and drawn as `%`."""
+    lines: dict[str, tuple[str, str]]
+    """By metric, the line's name and stroke. Faint lines are left out where several runs are compared."""
     capped: bool = False
-    """Whether a few outliers, such as the first step's, may leave the picture."""
+    """Whether the axis may be cut below a few outliers, such as the time of the first step."""
 
 
 CHARTS = (
     Chart(
-        key="loss",
-        title="Loss",
-        unit="nats",
-        lines=(
-            Line(key="train/loss", name="training, steps", style="faint"),
-            Line(key="train/epoch_loss", name="training, mean of the epoch", style="dash"),
-            Line(key="val/loss", name="evaluation"),
-        ),
-        chance=lambda num_classes: (f"chance, ln {num_classes}", math.log(num_classes)),
+        "loss",
+        "Loss",
+        "nats",
+        {
+            "train/loss": ("training, steps", "faint"),
+            "train/epoch_loss": ("training, mean of the epoch", "dashed"),
+            "val/loss": ("evaluation", "solid"),
+        },
     ),
+    Chart("accuracy", "Accuracy in evaluation", "%", {"val/top1": ("top-1", "solid"), "val/top5": ("top-5", "dashed")}),
+    Chart("lr", "Learning rate", "", {"train/lr": ("learning rate", "solid")}),
     Chart(
-        key="accuracy",
-        title="Accuracy in evaluation",
-        unit="%",
-        lines=(Line(key="val/top1", name="top-1"), Line(key="val/top5", name="top-5", style="dash")),
-        scale=100,
-        chance=lambda num_classes: (f"chance, 1 of {num_classes}", 100 / num_classes),
+        "kernels",
+        "Relative change of the kernels",
+        "||now - before|| / ||before||",
+        {"kernels/conv1_rel_change": ("conv1", "solid"), "kernels/conv2_rel_change": ("conv2", "dashed")},
     ),
-    Chart(key="lr", title="Learning rate", lines=(Line(key="train/lr", name="learning rate"),)),
+    Chart("gradient", "Gradient norm", "", {"train/grad_norm": ("gradient norm", "solid")}, capped=True),
+    Chart("weights", "Weight norm", "", {"optim/weight_norm": ("weight norm", "solid")}),
+    Chart("speed", "Images per second", "", {"perf/images_per_second": ("images per second", "solid")}),
     Chart(
-        key="kernels",
-        title="Relative change of the kernels",
-        unit="||now - before|| / ||before||",
-        lines=(
-            Line(key="kernels/conv1_rel_change", name="conv1"),
-            Line(key="kernels/conv2_rel_change", name="conv2", style="dash"),
-        ),
-    ),
-    Chart(
-        key="gradient", title="Gradient norm", lines=(Line(key="train/grad_norm", name="gradient norm"),), capped=True
-    ),
-    Chart(key="weights", title="Weight norm", lines=(Line(key="optim/weight_norm", name="weight norm"),)),
-    Chart(
-        key="speed",
-        title="Images per second",
-        lines=(Line(key="perf/images_per_second", name="images per second"),),
-    ),
-    Chart(
-        key="step",
-        title="Time of a step",
-        unit="ms",
-        lines=(
-            Line(key="perf/step_ms", name="mean", style="faint"),
-            Line(key="perf/step_ms_p50", name="median"),
-            Line(key="perf/step_ms_p95", name="95th percentile", style="dash"),
-        ),
+        "step",
+        "Time of a step",
+        "ms",
+        {
+            "perf/step_ms": ("mean", "faint"),
+            "perf/step_ms_p50": ("median", "solid"),
+            "perf/step_ms_p95": ("95th percentile", "dashed"),
+        },
         capped=True,
     ),
 )
 
 
-def curves(runs: Sequence[Run]) -> list[Item]:
-    """Return the charts that have data, as the template and the script read them."""
+def curves(runs: Sequence[Run]) -> list[JsonObject]:
+    """Return the charts that have data, each with the figure, the table and the notes that belong to it.
+
+    The x axis is the epoch; it is the step while the number of steps an epoch is not known of every run.
+    """
     by_step = any(run.steps_per_epoch is None for run in runs)
     drawn = [_draw(chart, runs, by_step=by_step) for chart in [*CHARTS, *_per_class(runs)]]
-    return [chart for chart in drawn if chart["traces"]]
+    return [chart for chart in drawn if chart is not None]
 
 
 def _per_class(runs: Sequence[Run]) -> list[Chart]:
-    """Return the chart of each class's accuracy; of one run, and where its lines can be told apart."""
-    keys = list(dict.fromkeys(key for record in runs[0].records for key in record if key.startswith("per_class/")))
-    if len(runs) > 1 or len(keys) > MOST_TABLED_CLASSES:
+    """Return the chart of each class's accuracy: of one run, and where its lines can be told apart."""
+    metrics = list(dict.fromkeys(key for record in runs[0].records for key in record if key.startswith("per_class/")))
+    if len(runs) > 1 or len(metrics) > MOST_TABLED_CLASSES:
         return []
-    lines = (
-        Line(key=key, name=key.partition("/")[2], style="solid" if index < NUM_COLOURS else "dash")
-        for index, key in enumerate(keys)
-    )
-    return [Chart(key="classes", title="Accuracy of each class", unit="%", lines=tuple(lines), scale=100)]
+    strokes = ["solid" if place < NUM_COLOURS else "dashed" for place in range(len(metrics))]
+    lines = {key: (key.partition("/")[2], stroke) for key, stroke in zip(metrics, strokes, strict=True)}
+    return [Chart("classes", "Accuracy of each class", "%", lines)]
 
 
-def _draw(chart: Chart, runs: Sequence[Run], *, by_step: bool) -> Item:
-    traces = list(_traces(chart, runs, by_step=by_step))
-    lines = [*traces, *_chance(chart, runs, traces)]
-    values = sorted(y for line in lines for y in line["y"])
-    return {
-        "key": chart.key,
-        "title": chart.title,
-        "unit": chart.unit,
-        "axis": "step" if by_step else "epoch",
-        "traces": lines,
-        "note": _strokes(traces) if len(runs) > 1 else "",
-        "ceiling": _ceiling(values) if chart.capped else None,
-        "highest": values[-1] if values else None,
-        "table": _table(traces),
+def _draw(chart: Chart, runs: Sequence[Run], *, by_step: bool) -> JsonObject | None:
+    """Return a chart's fields with its axis, notes, figure and table; None if no run has recorded its metrics."""
+    drawn = [_traces(chart, runs, place, by_step=by_step) for place in range(len(runs))]
+    by_run = [traces for traces in drawn if traces]
+    if not by_run:
+        return None
+    traces = [trace for of_run in by_run for trace in of_run.values()]
+    axis, end = "step" if by_step else "epoch", max(x for trace in traces for x in trace["x"])
+    traces += _chance(chart, runs, end)
+
+    # ---- the legend: of several runs one entry each, its solid line standing for the others
+    entries: set[str] = set()
+    for trace in sorted(traces, key=lambda trace: bool(trace["line"]["dash"] != "solid")):
+        trace["showlegend"] = trace["legendgroup"] not in entries
+        entries.add(trace["legendgroup"])
+    strokes = [f"{stroke}: {name}" for name, stroke in chart.lines.values() if stroke != "faint"]
+    notes = ["; ".join(strokes)] if len(runs) > 1 < len(strokes) else []
+
+    # ---- the y axis
+    values = sorted(y for trace in traces for y in trace["y"])
+    ceiling = _ceiling(values) if chart.capped else None
+    if ceiling is not None:
+        notes.append(f"The largest value, {values[-1]:.4g}, is above the picture; a double click shows it.")
+    layout = {
+        "showlegend": len(entries) > 1,
+        "hovermode": "x unified",
+        "xaxis": {
+            "title": {"text": axis, "standoff": 4},
+            "range": [0, 1.02 * end],
+            "unifiedhovertitle": {"text": f"{axis} %{{x:{',d' if by_step else '.2~f'}}}"},
+            "tickformat": ",d" if by_step else ".4~g",
+        },
+        "yaxis": {"exponentformat": "e"} | ({} if ceiling is None else {"range": [0, ceiling], "autorange": False}),
     }
+    figure = {"data": traces, "layout": layout}
+    return chart._asdict() | {"axis": axis, "notes": notes, "figure": figure, "table": _table(by_run)}
 
 
-def _traces(chart: Chart, runs: Sequence[Run], *, by_step: bool) -> Iterator[Item]:
-    """Yield the lines that have data: one colour for each line of one run, or for each of several runs."""
-    several = len(runs) > 1
-    for number, run in enumerate(runs):
-        colours = itertools.count()
-        for line in chart.lines:
-            points = [] if several and line.style == "faint" else run.points(line.key, by_step=by_step)
-            if points:
-                shown = evenly(points, MOST_POINTS)
-                title = f"{run.name}, {line.name}" if several else line.name
-                yield {
-                    "name": _label(_brief(run.name if several else line.name, LEGEND)),
-                    "title": title,
-                    "label": _label(title),
-                    "line": line.name,
-                    "x": [_round(x) for x, _ in shown],
-                    "y": [_round(chart.scale * y) for _, y in shown],
-                    "style": line.style,
-                    "marked": len(points) <= MOST_MARKED and line.key.startswith(PER_EPOCH),
-                    "colour": number if several or line.style == "faint" else next(colours),
-                    "run": number,
-                }
+def _traces(chart: Chart, runs: Sequence[Run], place: int, *, by_step: bool) -> dict[str, JsonObject]:
+    """Return the traces of one run by their full names. Colours tell a run's metrics apart, or several runs."""
+    run, several, colours = runs[place], len(runs) > 1, itertools.count()
+    traces = {}
+    for metric, (line, stroke) in chart.lines.items():
+        points = [] if several and stroke == "faint" else run.points(metric, by_step=by_step)
+        if not points:
+            continue
+        name = f"{run.name}, {line}" if several else line
+        colour = "faint" if stroke == "faint" else f"colour-{(place if several else next(colours)) % NUM_COLOURS}"
+        marked = len(points) <= MOST_MARKED and metric.startswith(PER_EPOCH)
+        shown, scale = evenly(points, MOST_POINTS), 100 if chart.unit == "%" else 1
+        traces[name] = {
+            "name": _label(run.name if several else line, LEGEND),
+            "x": [_round(x) for x, _ in shown],
+            "y": [_round(scale * y) for _, y in shown],
+            "mode": "lines+markers" if marked else "lines" if len(points) > 1 else "markers",
+            "line": STROKES[stroke] | {"color": f"--{colour}"},
+            "marker": {"size": 4.5},
+            "legendgroup": str(place) if several else name,
+            "hovertemplate": f"%{{y:.4~g}}<extra>{_label(name)}</extra>",
+        }
+    return traces
 
 
-def _chance(chart: Chart, runs: Sequence[Run], traces: Sequence[Item]) -> list[Item]:
-    """Return the line of guessing, if all runs have one number of classes."""
+def _chance(chart: Chart, runs: Sequence[Run], end: float) -> list[JsonObject]:
+    """Return the trace of guessing at random, if all runs have one number of classes."""
     numbers = {run.num_classes for run in runs}
     num_classes = numbers.pop() if len(numbers) == 1 else None
-    if not traces or chart.chance is None or num_classes is None:
+    if num_classes is None or chart.key not in ("loss", "accuracy"):
         return []
-    words, value = chart.chance(num_classes)
-    end = max(x for trace in traces for x in trace["x"])
-    return [{"name": f"{words} = {value:.4g} {chart.unit}", "x": [0, end], "y": [value] * 2, "style": "chance"}]
+    words, value = ("ln", math.log(num_classes)) if chart.key == "loss" else ("1 of", 100 / num_classes)
+    name, line = f"chance, {words} {num_classes} = {value:.4g} {chart.unit}", STROKES["chance"] | {"color": "--chance"}
+    trace = {"name": name, "x": [0, end], "y": [value, value], "mode": "lines", "line": line}
+    return [trace | {"legendgroup": "--chance", "hoverinfo": "skip"}]
 
 
-def _strokes(traces: Sequence[Item]) -> str:
-    """Return what solid and dashed lines show, where both are there."""
-    shown = {trace["style"]: trace["line"] for trace in traces}
-    return "; ".join(f"{STROKES[style]}: {name}" for style, name in shown.items()) if len(shown) > 1 else ""
-
-
-def _brief(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _label(text: str) -> str:
-    """Escape what plotly would read as markup: its texts know a few HTML tags and entities."""
-    return html.escape(text, quote=False)
+def _label(text: str, most: int | None = None) -> str:
+    """Return a name, shortened to so many letters, with HTML escaped: plotly's texts know a few tags and entities."""
+    return html.escape(text if most is None or len(text) <= most else f"{text[: most - 3]}...", quote=False)
 
 
 def _round(value: float) -> float:
@@ -199,32 +194,33 @@ def _round(value: float) -> float:
 
 
 def _ceiling(values: Sequence[float]) -> float | None:
-    """Return where to cut the axis if its largest values, such as the first step's time, would flatten the rest."""
-    usual = values[int(0.95 * (len(values) - 1))] if values else 0.0
-    return 1.3 * usual if values and values[-1] > 3 * usual > 0 else None
+    """Return where to cut the axis if the largest of these sorted values would flatten the rest; else None."""
+    usual = values[int(0.95 * (len(values) - 1))]
+    return 1.3 * usual if values[-1] > 3 * usual > 0 else None
 
 
-def _table(traces: Sequence[Item]) -> Item:
-    """Return a chart's numbers: at the places of its shortest line (of the longest run), what each line had reached."""
-    if not traces:
-        return {}
-    shortest: dict[int, list[float]] = {}
-    for trace in traces:
-        xs: list[float] = trace["x"]
-        shortest[trace["run"]] = min(xs, shortest.get(trace["run"], xs), key=len)
-    places = max(shortest.values(), key=lambda xs: xs[-1])
-    rows = [[f"{x:.4g}", *(_reached(trace, x) for trace in traces)] for x in evenly(places, MOST_ROWS)]
-    return {"columns": [trace["title"] for trace in traces], "rows": rows, "of": len(places)}
+def _table(by_run: Sequence[dict[str, JsonObject]]) -> JsonObject:
+    """Return a chart's numbers: at the x of its shortest trace (of the longest run), what each trace had reached."""
+    lines = {name: trace for traces in by_run for name, trace in traces.items()}
+    shortest = [min((trace["x"] for trace in traces.values()), key=len) for traces in by_run]
+    places = max(shortest, key=lambda xs: xs[-1])
+    rows = [[f"{x:.4g}", *(_reached(trace, x) for trace in lines.values())] for x in evenly(places, MOST_ROWS)]
+    return {"columns": list(lines), "rows": rows, "of": len(places)}
 
 
-def _reached(trace: Item, place: float) -> str:
-    before = [y for x, y in zip(trace["x"], trace["y"], strict=True) if x <= place]
-    ended = place - trace["x"][-1] >= trace["x"][0]  # a shorter run, by about the distance of its points
-    return f"{before[-1]:.4g}" if before and not ended else NOTHING
+def _reached(trace: JsonObject, place: float) -> str:
+    """Return a trace's last value up to an x; a dash before its first one, and beyond the end of a shorter run."""
+    xs = trace["x"]
+    ended = place - xs[-1] >= xs[0]  # later than its last point by about the distance between points
+    num_before = bisect.bisect_right(xs, place)
+    return NOTHING if ended or not num_before else f"{trace['y'][num_before - 1]:.4g}"
 
 
-def confusion(run: Run) -> Item | None:
-    """Return the confusion matrix and what it says of each class; None for a run without evaluation.json."""
+def confusion(run: Run) -> JsonObject | None:
+    """Return the confusion matrix, its figure, and a row for each class; None for a run without evaluation.json.
+
+    The figure is None above `MOST_CLASSES` classes.
+    """
     if not run.evaluation:
         return None
     names, counts = run.class_names, run.evaluation["confusion"]
@@ -235,25 +231,55 @@ def confusion(run: Run) -> Item | None:
         "names": names,
         "counts": counts,
         "tabled": len(names) <= MOST_TABLED_CLASSES,
-        "chart": _matrix(names, counts) if len(names) <= MOST_CLASSES else None,
+        "figure": _matrix(names, counts) if len(names) <= MOST_CLASSES else None,
         "caption": f"{num_images:,} images, {percent(right / max(1, num_images))} on the diagonal",
         "epoch": finite(run.evaluation.get("epoch")),
     }
 
 
-def _matrix(names: Sequence[str], counts: list[list[int]]) -> Item:
-    ticks = [_label(_brief(name, TICK)) for name in names]
-    return {"labels": [_label(name) for name in names], "ticks": ticks, "counts": counts}
+def _matrix(names: Sequence[str], counts: list[list[int]]) -> JsonObject:
+    """Return the figure of a confusion matrix, its cells shaded by their share of the row."""
+    small, places = len(names) <= MOST_TABLED_CLASSES, range(len(names))
+    labels, totals = [_label(name) for name in names], [sum(row) for row in counts]
+    shares = [[count / max(1, total) for count in row] for row, total in zip(counts, totals, strict=True)]
+
+    # ---- the cells: shades, texts for the pointer, numbers
+    text = "true {}, predicted {}<br><b>{}</b> of {}, {}"
+    about = [
+        [text.format(labels[i], labels[j], counts[i][j], totals[i], percent(shares[i][j])) for j in places]
+        for i in places
+    ]
+    heatmap = {"type": "heatmap", "z": shares, "zmin": 0, "zmax": 1, "xgap": int(small), "ygap": int(small)}
+    heatmap |= {"customdata": about, "hovertemplate": "%{customdata}<extra></extra>"}
+    cells = [(i, j) for i in places for j in places] if small else []
+    numbers: JsonObject = {"mode": "text", "x": [j for _, j in cells], "y": [i for i, _ in cells], "hoverinfo": "skip"}
+    numbers["text"] = [str(counts[i][j]) for i, j in cells]
+    numbers["textfont"] = {"size": 11, "color": [_number_colour(shares[i][j]) for i, j in cells]}
+
+    # ---- the axes: classes at the integers, the first row at the top
+    names_shown = {"tickmode": "array" if len(names) <= MOST_TICKS else "auto", "tickvals": list(places)}
+    axis = names_shown | {"ticktext": [_label(name, TICK) for name in names], "showgrid": False}
+    title, start, end = {"standoff": 6}, -0.5, len(names) - 0.5
+    columns = axis | {"title": title | {"text": "predicted class"}, "range": [start, end]}
+    rows = axis | {"title": title | {"text": "true class"}, "range": [end, start]}
+    layout = {"xaxis": columns | {"tickangle": -45 if len(names) > 5 else 0}, "yaxis": rows}
+    return {"data": [heatmap, numbers], "layout": layout | {"showlegend": False}}
 
 
-def _about_class(index: int, names: Sequence[str], row: Sequence[int]) -> Item:
+def _number_colour(share: float) -> str:
+    """Return the colour of a cell's number by the cell's share of its row."""
+    return "--on-empty" if share < MIDDLE_SHARE else "--on-middle" if share < HEAT_SHARE else "--on-heat"
+
+
+def _about_class(index: int, names: Sequence[str], row: Sequence[int]) -> JsonObject:
+    """Return a class's name, number of images, accuracy, and the class it is most often confused with."""
     total = sum(row)
-    wrong = [(count, other) for other, count in enumerate(row) if other != index and count]
-    count, other = max(wrong, key=lambda pair: (pair[0], -pair[1]), default=(0, None))
+    errors = [0 if other == index else count for other, count in enumerate(row)]
+    most, share = max(errors), row[index] / total if total else None
     return {
         "name": names[index],
         "images": f"{total:,}",
-        "share": row[index] / total if total else None,
-        "accuracy": percent(row[index] / total) if total else NOTHING,
-        "confused": NOTHING if other is None else f"{names[other]} ({count:,}, {percent(count / total)})",
+        "share": share,
+        "accuracy": percent(share),
+        "confused": f"{names[errors.index(most)]} ({most:,}, {percent(most / total)})" if most else NOTHING,
     }

@@ -1,9 +1,8 @@
-"""report.html: a run folder, or several of them compared, as one page that asks nothing of a server or the network.
+"""report.html: a run folder, or several of them compared, as one page that needs no server and no network.
 
     python -m alexnet_dist.report RUN [RUN...] [--out FILE]
 
-A run that still trains, crashed or is older than a file gets the sections that its files allow, and names of classes
-and runs stay text. Imports no torch: it takes a second or a few.
+A run that still trains or crashed gets the sections that its files allow. Names of classes and runs stay text.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import argparse
 import base64
 import hashlib
 import re
-import statistics
 import sys
 import time
 from dataclasses import replace
@@ -21,82 +19,63 @@ from typing import TYPE_CHECKING, NoReturn
 
 from alexnet_dist import __version__, atomic_files
 from alexnet_dist.config import Config, flat, to_dict
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import EXIT_USER, UserError
 from alexnet_dist.report import charts, images
-from alexnet_dist.report.read_run import STATUS, Item, Run, finite, read, shorten
+from alexnet_dist.report.read_run import JsonObject, Run, finite, number, read, shorten
 from alexnet_dist.text import NBSP, NOTHING, duration, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 REPORT = "report.html"
-EXIT_USER = 2
 ERRORS_SHOWN = 24  # the rest unfolds
-SECTIONS = (
-    *("headline", "facts", "confusion", "old_confusion", "errors", "first_batch", "settings"),  # of one run
-    *("compared", "differences"),  # of several
-)
 
 
-# ---- what is known of a run -----------------------------------------------------------------------------------------
+# ---- one run --------------------------------------------------------------------------------------------------------
 
 
-def _headline(run: Run) -> list[Item]:
-    """Return the numbers that a reader wants first: name, value, and what to add to it."""
+def _headline(run: Run) -> list[tuple[str, str, str]]:
+    """Return the most important results: of each the name, the value, and an addition, which may be empty."""
     rate, mfu = _speed(run)
     seconds = finite(run.summary.get("wall_seconds"))
-    final = run.last("val/top1")
-    final = finite(run.summary.get("final_top1")) if final is None else final
     steps = run.records[-1]["global_step"] if run.records else 0
     ended = sum("val/top1" in record for record in run.records)
     loss, memory = run.last("val/loss"), run.last("perf/memory_gib")
     best, best_epoch = (run.best[0], f"epoch {run.best[1]}") if run.best else (None, "")
     rows = [
         ("best top-1", percent(best), best_epoch),
-        ("final top-1", percent(final), "" if loss is None else f"loss {loss:.4f}"),
+        ("final top-1", percent(run.last("val/top1")), "" if loss is None else f"loss {loss:.4f}"),
         ("epochs", f"{ended} of {run.epochs}", f"{steps:,.0f} steps"),
         ("wall time", NOTHING if seconds is None else duration(seconds), ""),
-        ("images per second", _count(rate), "" if mfu is None else f"MFU {100 * mfu:.1f}{NBSP}%"),
-        ("peak memory", "" if memory is None else f"{memory:.2f}{NBSP}GiB", ""),
+        ("images per second", number(rate), "" if mfu is None else f"MFU {100 * mfu:.1f}{NBSP}%"),
     ]
-    return [{"name": name, "value": value, "more": more} for name, value, more in rows if value]
+    return rows if memory is None else [*rows, ("peak memory", f"{memory:.2f}{NBSP}GiB", "")]
 
 
 def _speed(run: Run) -> tuple[float | None, float | None]:
-    """Return images per second and the share of the peak, over the run, or the median of its records."""
-    rate, flops, peak = (
-        finite(run.summary.get(key)) for key in ("images_per_second", "flops_per_image", "peak_tflops")
-    )
-    if rate is None:
-        return _median(run, "perf/images_per_second"), _median(run, "perf/mfu")
-    return rate, rate * flops / peak / 1e12 if flops and peak else run.last("perf/mfu")
-
-
-def _median(run: Run, key: str) -> float | None:
-    values = [value for _, value in run.points(key)]
-    return statistics.median(values) if values else None
-
-
-def _count(value: object) -> str:
-    number = finite(value)
-    return NOTHING if number is None else f"{number:,.0f}"
+    """Return images per second and MFU over the whole run; without a summary, those of the last steps."""
+    keys = ("images_per_second", "flops_per_image", "peak_tflops")
+    rate, flops, peak = (finite(run.summary.get(key)) for key in keys)
+    if rate and flops and peak:
+        return rate, rate * flops / peak / 1e12
+    return run.last("perf/images_per_second"), run.last("perf/mfu")
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """Return the rest of the run card, as far as it is known."""
+    """Return the run card: data set, hardware, precision, batch and versions, as far as they are known."""
     summary, config = run.summary, run.config
     versions = summary.get("versions")
     found = {
         "data set": shorten(summary.get("dataset") or config.get("data.dataset") or NOTHING),
-        "training images": _count(summary.get("num_train_images")),
-        f"{summary.get('evaluated_on') or 'test'} images": _count(summary.get("num_eval_images")),
-        "classes": _count(run.num_classes),
+        "training images": number(summary.get("num_train_images")),
+        f"{summary.get('evaluated_on') or 'test'} images": number(summary.get("num_eval_images")),
+        "classes": number(run.num_classes),
         "hardware": str(summary.get("device") or NOTHING),
-        "processes": _count(summary.get("world_size")),
+        "processes": number(summary.get("world_size")),
         "precision": str(summary.get("precision") or config.get("runtime.precision") or NOTHING),
-        "global batch": _count(summary.get("global_batch_size") or config.get("data.batch_size")),
-        "steps an epoch": _count(summary.get("steps_per_epoch")),
-        "parameters": _count(summary.get("num_parameters")),
+        "global batch": number(summary.get("global_batch_size") or config.get("data.batch_size")),
+        "steps an epoch": number(summary.get("steps_per_epoch")),
+        "parameters": number(summary.get("num_parameters")),
         "commit": re.sub(r"^(\w{12})\w+", r"\1", str(summary.get("git_commit") or NOTHING)),
         "versions": ", ".join(f"{key} {value}" for key, value in versions.items())
         if isinstance(versions, dict)
@@ -105,99 +84,70 @@ def _facts(run: Run) -> dict[str, str]:
     return {name: value for name, value in found.items() if value not in ("", NOTHING)}
 
 
-def _settings(run: Run) -> list[Item]:
-    """Return the configuration by section, what differs from the defaults marked."""
+def _settings(run: Run) -> dict[str, list[tuple[str, object, object]]]:
+    """Return the options by section, each with its value and its default (a dash for an option of another version)."""
     defaults = flat(to_dict(Config()))
-    sections: dict[str, list[Item]] = {}
+    sections: dict[str, list[tuple[str, object, object]]] = {}
     for key, value in run.config.items():
         section = key.partition(".")[0] if "." in key else "the run"
-        sections.setdefault(section, []).append(
-            {
-                "option": _option(key),
-                "value": shorten(value),
-                "default": shorten(defaults[key]) if key in defaults else NOTHING,
-                "changed": key in defaults and value != defaults[key],
-            }
-        )
-    return [{"section": section, "rows": rows} for section, rows in sections.items()]
+        sections.setdefault(section, []).append((_option(key), value, defaults.get(key, NOTHING)))
+    return sections
 
 
 def _option(key: str) -> str:
+    """Return `--data.batch-size` for `data.batch_size`."""
     return "--" + key.replace("_", "-")
 
 
 # ---- several compared -----------------------------------------------------------------------------------------------
 
 
-def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Number the runs whose folders have one name."""
-    seen: dict[str, int] = {}
-    named = []
-    for run in runs:
-        seen[run.name] = seen.get(run.name, 0) + 1
-        name = run.name if seen[run.name] == 1 else f"{run.name} ({seen[run.name]})"
-        named.append(replace(run, name=name))
-    return named
+def _distinguish(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs, those whose folders have the same name numbered."""
+    names = [run.name for run in runs]
+    earlier = [names[:place].count(name) for place, name in enumerate(names)]
+    return [replace(run, name=f"{run.name} ({n + 1})") if n else run for run, n in zip(runs, earlier, strict=True)]
 
 
-def _compared(runs: Sequence[Run]) -> Item:
-    """Return the runs' headlines and facts as the rows of one table."""
-    nothing = {"value": NOTHING, "more": ""}
-    rows = [
-        {item["name"]: item for item in _headline(run)}
-        | {name: {"value": value, "more": ""} for name, value in _facts(run).items() if name != "versions"}
+def _comparison(runs: Sequence[Run]) -> JsonObject:
+    """Return a table of headlines and facts: its columns, a row of (value, addition) for each run, the best top-1."""
+    cells = [
+        {name: (value, more) for name, value, more in _headline(run)}
+        | {name: (value, "") for name, value in _facts(run).items() if name != "versions"}
         for run in runs
     ]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    best = max((run.best[0] for run in runs if run.best), default=None)
+    columns = list(dict.fromkeys(name for row in cells for name in row))
     return {
-        "columns": names,
-        "rows": [
-            {
-                "name": run.name,
-                "number": number,
-                "state": run.state,
-                "best": run.best is not None and run.best[0] == best,
-                "cells": [row.get(name, nothing) for name in names],
-            }
-            for number, (run, row) in enumerate(zip(runs, rows, strict=True))
-        ],
+        "columns": columns,
+        "rows": [[row.get(name, (NOTHING, "")) for name in columns] for row in cells],
+        "best": max((run.best[0] for run in runs if run.best), default=None),
     }
 
 
-def _differences(runs: Sequence[Run]) -> list[Item]:
-    """Return the options in which the runs differ; their folders, which do by necessity, are left out."""
+def _differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Return the options in which the runs differ, with each run's value; run folders always do and are left out."""
     keys = dict.fromkeys(key for run in runs for key in run.config if key != "out_dir")
-    rows = [(key, [run.config.get(key) for run in runs]) for key in keys]
-    return [
-        {"option": _option(key), "values": [shorten(value) for value in values]}
-        for key, values in rows
-        if any(value != values[0] for value in values)
-    ]
+    values = {key: [run.config.get(key) for run in runs] for key in keys}
+    return {_option(key): list(map(shorten, row)) for key, row in values.items() if any(v != row[0] for v in row)}
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
 
 
 def render(runs: Sequence[Run]) -> str:
-    """Return the page of one run, or of several compared."""
+    """Return the page of one run, or of several compared, as HTML."""
     import jinja2  # these two would delay train.py, which needs them once, at its end
-    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("alexnet_dist.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = jinja2.PackageLoader("alexnet_dist.report")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["shorten"] = shorten
     source = Path(__file__).with_name("templates")
     scripts = [get_plotlyjs(), (source / "report.js").read_text(encoding="utf-8")]
     return environment.get_template("report.html.j2").render(
-        **_content(_told_apart(runs)),
-        scripts=[Markup(script) for script in scripts],  # noqa: S704 - plotly's and our own
-        style=Markup((source / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own
+        **_content(_distinguish(runs)),
+        scripts=scripts,
+        style=(source / "report.css").read_text(encoding="utf-8"),
         hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts),
         written=time.strftime("%Y-%m-%d %H:%M"),
         version=__version__,
@@ -205,56 +155,34 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _hash(script: str) -> str:
-    """Return what a content security policy names a script by: no other runs, whatever a name smuggles in."""
+    """Return a script's SHA-256 as a content security policy names it: no other script runs in the page."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _content(runs: Sequence[Run]) -> Item:
-    """Return what the template shows."""
-    single = len(runs) == 1
-    curves, player = charts.curves(runs), images.player(runs)
-    about: Item = dict.fromkeys(SECTIONS) | (_about_one(runs[0]) if single else _about_several(runs))
-    return about | {
-        "title": runs[0].name if single else f"{len(runs)} runs compared",
-        "single": single,
-        "runs": [_about_run(run) for run in runs],
+def _content(runs: Sequence[Run]) -> JsonObject:
+    """Return the variables of the template."""
+    run = runs[0] if len(runs) == 1 else None
+    curves, player, confusion = charts.curves(runs), images.player(runs), run and charts.confusion(run)
+    figures = {chart["key"]: chart["figure"] for chart in curves}
+    if confusion and confusion["figure"]:
+        figures["confusion"] = confusion["figure"]
+    return {
+        "title": run.name if run else f"{len(runs)} runs compared",
+        "single": run is not None,
+        "runs": runs,
+        "headline": run and _headline(run),
+        "facts": run and _facts(run),
+        "comparison": None if run else _comparison(runs),
+        "differences": None if run else _differences(runs),
         "charts": curves,
         "player": player,
-        "errors_shown": ERRORS_SHOWN,
-        "data": {
-            "several": not single,
-            "charts": [{key: value for key, value in chart.items() if key != "table"} for chart in curves],
-            "confusion": about["confusion"] and about["confusion"]["chart"],
-            "player": player and {"frames": player["frames"], "pictures": player["pictures"]},
-        },
-    }
-
-
-def _about_run(run: Run) -> Item:
-    return {
-        "name": run.name,
-        "state": run.state,
-        "finished": run.state == STATUS["finished"],
-        "dataset": shorten(run.summary.get("dataset") or "another data set"),
-        "fallback": shorten(run.summary.get("fallback_for") or ""),
-    }
-
-
-def _about_one(run: Run) -> Item:
-    confusion = charts.confusion(run)
-    return {
-        "headline": _headline(run),
-        "facts": _facts(run),
         "confusion": confusion,
-        "old_confusion": None if confusion else images.picture(run.folder / "figures" / "confusion.png"),
-        "errors": images.worst_errors(run),
-        "first_batch": images.picture(run.folder / "figures" / "first_batch.png"),
-        "settings": _settings(run),
+        "errors": run and images.worst_errors(run),
+        "errors_shown": ERRORS_SHOWN,
+        "first_batch": run and images.picture(run.folder / "figures" / "first_batch.png"),
+        "settings": run and _settings(run),
+        "data": {"figures": figures, "player": player and {key: player[key] for key in ("frames", "pictures")}},
     }
-
-
-def _about_several(runs: Sequence[Run]) -> Item:
-    return {"compared": _compared(runs), "differences": _differences(runs)}
 
 
 def write(folder: Path) -> Path:
@@ -267,6 +195,7 @@ def write(folder: Path) -> Path:
 
 
 def _write(folders: Sequence[Path], path: Path) -> Path:
+    """Write the report of one run, or of several compared, and return its path."""
     text = render([read(folder) for folder in folders])
     try:
         atomic_files.write_text(path, text)
@@ -279,7 +208,7 @@ def _write(folders: Sequence[Path], path: Path) -> Path:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line, as train.py does."""
+    """A parser of the command line that raises a UserError instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the options)")
@@ -299,7 +228,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER
     sys.stdout.write(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,12 @@
-"""What a run folder holds: its records, summary, configuration and evaluation, and their values in words.
+"""Reading of a run folder: the records of metrics.jsonl, summary.json, config.yaml and evaluation.json.
 
-Reads files and believes none of them: what is missing, torn, of another kind or of an older version is left out.
+The files are not trusted: what is missing, torn or of another type is left out.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,14 @@ import yaml
 
 from alexnet_dist.config import flat
 from alexnet_dist.errors import UserError
+from alexnet_dist.text import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Record = dict[str, Any]
-
-Item = dict[str, Any]  # what the template, or the page's script, reads
-Point = tuple[float, float]
-MOST_COUNTED = 2**53  # beyond it, JavaScript rounds
+JsonObject = dict[str, Any]
+"""What a file of the run folder holds, or what the template or the page's script reads."""
+MOST_COUNTED = 2**53  # JavaScript rounds larger integers
 STATUS = {
     "finished": "finished",
     "max_steps": "ended early, at --max-steps",
@@ -31,82 +30,73 @@ STATUS = {
     "non-finite": "ended by a NaN",
     "failed": "failed",
 }
-EARLIER = "an earlier part of the run: it trains on, or was killed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one run folder holds."""
+    """The content of one run folder."""
 
     name: str
     folder: Path
-    config: Record
+    config: JsonObject
     """Flat, such as `{"data.batch_size": 64}`; empty if config.yaml cannot be read."""
-    summary: Record
+    summary: JsonObject
     """Empty for a run without summary.json."""
-    records: list[Record]
+    records: list[JsonObject]
     """metrics.jsonl: each has numbers as `global_step` and `epoch`."""
-    evaluation: Record
+    evaluation: JsonObject
     """Empty, or evaluation.json with a square matrix and a name for each of its rows."""
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """Return what places a step on the axis of epochs; None before anything tells."""
-        counted = (
-            r["global_step"] / r["epoch"] for r in self.records if finite(r.get("val/loss")) is not None and r["epoch"]
-        )
+        """Return the number of steps an epoch, from the summary or the first evaluation; None before it."""
+        counted = (r["global_step"] / r["epoch"] for r in self.records if "val/top1" in r and r["epoch"])
         return finite(self.summary.get("steps_per_epoch")) or next(counted, None) or None
 
     @property
     def class_names(self) -> list[str]:
-        """Return the names of the evaluation's classes; none without one."""
+        """Return the names of the classes; empty before the first evaluation."""
         return [str(name) for name in self.evaluation.get("class_names", [])]
 
     @property
     def num_classes(self) -> int | None:
-        """Return the number of classes, from whatever names it."""
-        keys = {key for record in self.records for key in record if key.startswith("per_class/")}
-        found = finite(self.summary.get("num_classes")) or len(self.class_names) or len(keys)
+        """Return the number of classes; None before the first evaluation."""
+        found = finite(self.summary.get("num_classes")) or len(self.class_names)
         return int(found) if found >= 2 else None
 
     @property
     def epochs(self) -> int:
-        """Return how many epochs were asked for, or at least are there."""
+        """Return the number of epochs that the configuration asks for; without one, of those begun."""
         return int(finite(self.config.get("epochs")) or max((r["epoch"] for r in self.records), default=0))
 
     @property
     def state(self) -> str:
-        """Return the status in words; a summary older than the last record is that of an earlier part of the run."""
+        """Return the status in words; a summary older than the last record belongs to an earlier part of the run."""
         if not self.summary:
             return "no summary yet: it still trains, or was killed"
         status = str(self.summary.get("status", "unknown"))
         step = finite(self.summary.get("global_step"))
         if step is not None and self.records and self.records[-1]["global_step"] > step:
-            return f"{STATUS.get(status, 'ended')} in {EARLIER}"
+            return f"{STATUS.get(status, 'ended')} in an earlier part of the run: it trains on, or was killed"
         return STATUS.get(status, status)
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """Return the best top-1 and its epoch, the first of equals."""
-        found = [(r["val/top1"], int(r["epoch"])) for r in self.records if finite(r.get("val/top1")) is not None]
-        if found:
-            return max(found, key=lambda pair: (pair[0], -pair[1]))
-        recorded = finite(self.summary.get("best_top1"))
-        return None if recorded is None else (recorded, int(finite(self.summary.get("best_epoch")) or 0))
+        """Return the best top-1 in [0, 1] and its epoch, the first of equals; None before the first evaluation."""
+        found = [(top1, int(r["epoch"])) for r in self.records if (top1 := finite(r.get("val/top1"))) is not None]
+        return max(found, key=lambda pair: (pair[0], -pair[1]), default=None)
 
-    def points(self, key: str, *, by_step: bool = False) -> list[Point]:
-        """Return a metric over epochs, or over steps."""
+    def points(self, key: str, *, by_step: bool = False) -> list[tuple[float, float]]:
+        """Return a metric as (x, value), x in epochs or in steps."""
         steps = 1.0 if by_step else self.steps_per_epoch or 1.0
-        found = ((record["global_step"] / steps, finite(record.get(key))) for record in self.records)
-        return [(x, value) for x, value in found if value is not None]
+        return [(r["global_step"] / steps, y) for r in self.records if (y := finite(r.get(key))) is not None]
 
     def last(self, key: str) -> float | None:
-        """Return a metric's last value."""
-        values = (finite(record.get(key)) for record in reversed(self.records))
-        return next((value for value in values if value is not None), None)
+        """Return a metric's last value; None if it was never recorded."""
+        return next((value for r in reversed(self.records) if (value := finite(r.get(key))) is not None), None)
 
-    def ended(self, epoch: int) -> Record:
-        """Return what was recorded at an epoch's end; empty before it."""
+    def ended(self, epoch: int) -> JsonObject:
+        """Return the record of an epoch's end; empty before it."""
         found = (r for r in reversed(self.records) if r["epoch"] == epoch and "val/top1" in r)
         return next(found, {})
 
@@ -120,31 +110,31 @@ def read(folder: Path) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no metrics.jsonl: name a run folder, such as one below runs/") from None
+        lines = (folder / "metrics.jsonl").read_bytes().split(b"\n")
     except OSError as error:
-        raise UserError(f"{folder}/metrics.jsonl cannot be read: {error}") from None
-    evaluation = _parse(_text(folder / "evaluation.json"))
+        reason = f"{folder} holds no metrics.jsonl that can be read ({error.strerror})"
+        raise UserError(f"{reason}: name a run folder, such as one below runs/") from None
+    evaluation = _parse(content(folder / "evaluation.json"))
     return Run(
         name=folder.resolve().name,
         folder=folder,
-        config=_read_config(folder / "config.yaml"),
-        summary=_parse(_text(folder / "summary.json")),
+        config=_parse_config(content(folder / "config.yaml")),
+        summary=_parse(content(folder / "summary.json")),
         records=[record for record in map(_parse, lines) if _is_record(record)],  # the last line may be torn
         evaluation=evaluation if _is_evaluation(evaluation) else {},
     )
 
 
-def _text(path: Path) -> str:
+def content(path: Path) -> bytes:
+    """Return a file's content; empty if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()
     except OSError:
-        return ""
+        return b""
 
 
-def _parse(text: str) -> Record:
-    """Return a JSON object; empty if it is none."""
+def _parse(text: bytes) -> JsonObject:
+    """Return a text's JSON object; empty if it holds none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -152,49 +142,51 @@ def _parse(text: str) -> Record:
     return value if isinstance(value, dict) else {}
 
 
-def _read_config(path: Path) -> Record:
+def _parse_config(text: bytes) -> JsonObject:
+    """Return the options of config.yaml, flat; empty if it holds none."""
     try:
-        nested = yaml.safe_load(_text(path))
+        nested = yaml.safe_load(text)
         return flat({str(key): value for key, value in nested.items()}) if isinstance(nested, dict) else {}
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
 
 
-def _is_record(record: Record) -> bool:
+def _is_record(record: JsonObject) -> bool:
+    """Return whether a line of metrics.jsonl has numbers as its step and epoch."""
     return all(finite(record.get(key)) is not None for key in ("global_step", "epoch"))
 
 
-def _is_evaluation(evaluation: Record) -> bool:
+def _is_evaluation(evaluation: JsonObject) -> bool:
+    """Return whether evaluation.json holds a square matrix of counts and a name for each of its rows."""
     names, rows = evaluation.get("class_names"), evaluation.get("confusion")
-    if not isinstance(names, list) or not isinstance(rows, list) or len(rows) != len(names) or not names:
+    if not (isinstance(names, list) and isinstance(rows, list) and len(rows) == len(names) > 0):
         return False
-    return all(
-        isinstance(row, list)
-        and len(row) == len(names)
-        and all(isinstance(n, int) and 0 <= n < MOST_COUNTED for n in row)
-        for row in rows
-    )
+    square = all(isinstance(row, list) and len(row) == len(names) for row in rows)
+    return square and all(isinstance(n, int) and 0 <= n < MOST_COUNTED for row in rows for n in row)
 
 
 def finite(value: object) -> float | None:
-    """Return a finite number, or None: files may hold anything."""
+    """Return a finite number; None for anything else that a file may hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:  # an integer of hundreds of digits
-        return None
+    return value if abs(value) <= sys.float_info.max else None  # NaN, infinities, integers of hundreds of digits
+
+
+def number(value: object, spec: str = ",.0f") -> str:
+    """Return a finite number by its format specification; a dash for anything else."""
+    found = finite(value)
+    return NOTHING if found is None else format(found, spec)
 
 
 def evenly(items: Sequence[Any], most: int) -> list[Any]:
-    """Choose at most so many items evenly, the first and the last among them."""
+    """Return at most so many items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
 def shorten(value: object) -> str:
-    """Return a value as text; of an absolute path only its last part, which tells nothing about the machine."""
+    """Return a value of the configuration as text; of an absolute path only the last part, which names no machine."""
     if isinstance(value, list):
         return ", ".join(map(shorten, value)) or "none"
     text = str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from alexnet_dist.architecture import SHOWN_LAYERS
 
+if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
@@ -25,38 +25,37 @@ if TYPE_CHECKING:
 
 Weights = dict[str, torch.Tensor]
 
-LAYERS = {"conv1": "features.0.weight", "conv2": "features.3.weight"}
 WHICH = {"before": "before training", "now": "now", "diff": "difference"}
 PIXEL = {"conv1": 6, "conv1_seen": 6, "conv2": 13, "conv2_overview": 6}  # screen pixels per weight: about 540 in all
 COLUMNS = {"conv1": 8, "conv1_seen": 8, "conv2": 8, "conv2_overview": 16}
-SEPARATOR = 2
-PAPER = 255
-INK = 40
-ZERO = 128  # grey of no difference
+SEPARATOR = 2  # pixels of the lines between tiles
+PAPER, INK = 255, 40  # grey values of lines and background, and of text
+ZERO = 128  # grey value of no difference
 HEADING = 30  # pixels above each picture of the summary
 DEAD = 0.01  # of the layer's median norm: a kernel below it adds nothing to the next layer
 
 
 @dataclass(frozen=True)
 class KernelPictures:
-    """One layer's pictures and the numbers that belong to them."""
+    """One layer's kernels as pictures, with the numbers that their captions give."""
 
     before: Picture
     """(H, W, 3) uint8, on one scale with `now`."""
     now: Picture
+    """(H, W, 3) uint8, on one scale with `before`."""
     diff: Picture
-    """Zero is mid-grey; the largest change of all is black or white."""
+    """(H, W, 3) uint8; zero is mid-grey, and the largest change of all is black or white."""
     lowest: float
-    """The weight shown as 0 in before and now, and"""
+    """The weight drawn as 0, black, in `before` and `now`."""
     highest: float
-    """the one shown as 255."""
+    """The weight drawn as 255, white, in `before` and `now`."""
     largest_change: float
-    """The absolute difference shown at the ends of the scale."""
+    """The absolute change drawn as black or white in `diff`."""
     relative_change: float
     """||now - before|| / ||before|| over the whole layer."""
 
     def captions(self, when: str) -> dict[str, str]:
-        """Say when each picture was drawn and what its shades mean."""
+        """Return the captions of before, now and diff: when each was drawn and what its shades mean."""
         weights = f"weights {self.lowest:+.3f} (dark) to {self.highest:+.3f} (bright)"
         change = f"relative change {self.relative_change:.4f}"
         return {
@@ -67,15 +66,15 @@ class KernelPictures:
 
 
 def snapshot(model: nn.Module) -> Weights:
-    """Copy conv1's (64, 3, 11, 11) and conv2's (192, 64, 5, 5) weights to the CPU, float32."""
+    """Return a copy of conv1's (64, 3, 11, 11) and conv2's (192, 64, 5, 5) weights on the CPU, float32."""
     return {
         name: model.get_parameter(key).detach().float().cpu().clone(memory_format=torch.contiguous_format)
-        for name, key in LAYERS.items()  # one layout: sums over the weights differ between layouts in their last bits
+        for name, key in SHOWN_LAYERS.items()  # one layout: sums differ between layouts in their last bits
     }
 
 
 def draw(before: Weights, now: Weights, *, conv2_kernel: int, enlargement: float) -> dict[str, KernelPictures]:
-    """Draw conv1, conv1 as `seen`, one kernel of conv2 (`conv2`), and all of conv2 (`conv2_overview`).
+    """Return the pictures of `conv1`, `conv1_seen` (by `seen`), one kernel of `conv2`, and `conv2_overview`.
 
     Args:
         before: `snapshot` of the untrained model.
@@ -83,21 +82,20 @@ def draw(before: Weights, now: Weights, *, conv2_kernel: int, enlargement: float
         conv2_kernel: which of conv2's kernels to show, from 0 to 191.
         enlargement: of the images, side over stored side.
     """
-    tiles: dict[str, Callable[[Weights], torch.Tensor]] = {
-        "conv1": lambda weights: weights["conv1"],
-        "conv1_seen": lambda weights: seen(weights["conv1"], enlargement),
-        "conv2": lambda weights: _grey(weights["conv2"][conv2_kernel]),
-        "conv2_overview": lambda weights: _grey(weights["conv2"].mean(dim=1)),
-    }
+
+    def tiles(weights: Weights) -> Weights:
+        return {
+            "conv1": weights["conv1"],
+            "conv1_seen": seen(weights["conv1"], enlargement),
+            "conv2": _grey(weights["conv2"][conv2_kernel]),
+            "conv2_overview": _grey(weights["conv2"].mean(dim=1)),
+        }
+
+    changes = {layer: relative_change(before[layer], now[layer]) for layer in SHOWN_LAYERS}
+    shown_before, shown_now = tiles(before), tiles(now)
     return {
-        name: _draw_layer(
-            shown(before),
-            shown(now),
-            pixel=PIXEL[name],
-            columns=COLUMNS[name],
-            change=relative_change(*(weights[name.partition("_")[0]] for weights in (before, now))),
-        )
-        for name, shown in tiles.items()
+        name: _draw_tiles(name, shown_before[name], shown_now[name], changes[name.partition("_")[0]])
+        for name in shown_now
     }
 
 
@@ -124,7 +122,7 @@ def seen(weight: torch.Tensor, enlargement: float) -> torch.Tensor:
 
 
 def _grey(values: torch.Tensor) -> torch.Tensor:
-    """Turn (N, S, S) into (N, 3, S, S) of three equal channels."""
+    """Return (N, S, S) as (N, 3, S, S) of three equal channels."""
     return values[:, None].expand(-1, 3, -1, -1)
 
 
@@ -147,18 +145,18 @@ def captions(layers: dict[str, KernelPictures], *, when: str) -> dict[str, str]:
         for layer, pictures in layers.items()
         for which, text in pictures.captions(when).items()
     }
-    changes = ", ".join(f"{layer} {layers[layer].relative_change:.4f}" for layer in LAYERS)
+    changes = ", ".join(f"{layer} {layers[layer].relative_change:.4f}" for layer in SHOWN_LAYERS)
     return texts | {"summary": f"{when}, relative change: {changes}"}
 
 
 def numbers(before: Weights, now: Weights) -> dict[str, float]:
-    """Return what belongs beside the pictures, such as `conv1_rel_change`.
+    """Return the numbers of the kernels, such as `conv1_rel_change`.
 
     For each layer `rel_change` and `cosine` to the start over all of its weights, and over its kernels the number of
     `dead` ones and the smallest, the median and the largest norm.
     """
     found: dict[str, float] = {}
-    for layer in LAYERS:
+    for layer in SHOWN_LAYERS:
         start, weights, sizes = before[layer].double(), now[layer].double(), norms(now)[layer]
         found |= {
             f"{layer}_rel_change": relative_change(start, weights),
@@ -173,30 +171,30 @@ def numbers(before: Weights, now: Weights) -> dict[str, float]:
 
 def norms(weights: Weights) -> Weights:
     """Return the Euclidean norm of each kernel, by layer: (64,) and (192,)."""
-    return {layer: weights[layer].flatten(1).norm(dim=1) for layer in LAYERS}
+    return {layer: weights[layer].flatten(1).norm(dim=1) for layer in SHOWN_LAYERS}
 
 
 def moved(before: Weights, now: Weights) -> bool:
-    """Tell whether training has changed any weight of these layers."""
+    """Return whether training has changed any weight of the layers shown."""
     return any(not torch.equal(start, now[layer]) for layer, start in before.items())
 
 
 def num_dead(before: torch.Tensor, now: torch.Tensor) -> int:
-    """Count the kernels that have no weight left, or that no gradient has ever moved."""
+    """Return the number of kernels whose norm is next to zero, or that no gradient has ever changed."""
     sizes = now.flatten(1).norm(dim=1)
     unmoved = (now == before).flatten(1).all(dim=1) & bool((now != before).any())
     return int(((sizes <= DEAD * sizes.median()) | unmoved).sum())
 
 
 def _summary(layers: dict[str, KernelPictures]) -> Picture:
-    """Set conv1's and conv2's pictures side by side under headings, for where only one picture is looked at."""
-    rows = [[getattr(layers[layer], which) for which in WHICH] for layer in LAYERS]
+    """Return conv1's and conv2's pictures side by side under headings, for tables that show one picture of a run."""
+    rows = [[getattr(layers[layer], which) for which in WHICH] for layer in SHOWN_LAYERS]
     width = max(picture.shape[1] for row in rows for picture in row) + HEADING
     heights = [row[0].shape[0] + HEADING for row in rows]
     sheet = Image.new("RGB", (len(WHICH) * width, sum(heights)), (PAPER,) * 3)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(HEADING * 0.6)
-    for row, (layer, pictures) in enumerate(zip(LAYERS, rows, strict=True)):
+    for row, (layer, pictures) in enumerate(zip(SHOWN_LAYERS, rows, strict=True)):
         change = f": relative change {layers[layer].relative_change:.4f}"
         titles = [f"{layer}, {title}" for title in WHICH.values()]
         for column, (title, picture) in enumerate(zip([*titles[:-1], titles[-1] + change], pictures, strict=True)):
@@ -206,21 +204,20 @@ def _summary(layers: dict[str, KernelPictures]) -> Picture:
     return np.array(sheet)
 
 
-def _draw_layer(
-    shown_before: torch.Tensor, shown_now: torch.Tensor, *, pixel: int, columns: int, change: float
-) -> KernelPictures:
-    lowest = float(torch.minimum(shown_before.min(), shown_now.min()))
-    highest = float(torch.maximum(shown_before.max(), shown_now.max()))
-    difference = shown_now - shown_before
+def _draw_tiles(name: str, before: torch.Tensor, now: torch.Tensor, change: float) -> KernelPictures:
+    """Return the pictures of tiles (N, 3, S, S): before and now on one scale, the difference around mid-grey."""
+    lowest = float(torch.minimum(before.min(), now.min()))
+    highest = float(torch.maximum(before.max(), now.max()))
+    difference = now - before
     largest = float(difference.abs().max())
 
     def shade(weight: torch.Tensor) -> Picture:
-        return _grid((weight - lowest) / ((highest - lowest) or 1.0) * 255, pixel, columns)
+        return _grid((weight - lowest) / ((highest - lowest) or 1.0) * 255, name)
 
     return KernelPictures(
-        before=shade(shown_before),
-        now=shade(shown_now),
-        diff=_grid(ZERO + difference / (largest or 1.0) * (255 - ZERO), pixel, columns),
+        before=shade(before),
+        now=shade(now),
+        diff=_grid(ZERO + difference / (largest or 1.0) * (255 - ZERO), name),
         lowest=lowest,
         highest=highest,
         largest_change=largest,
@@ -233,8 +230,9 @@ def relative_change(before: torch.Tensor, now: torch.Tensor) -> float:
     return float((now - before).norm() / before.norm())
 
 
-def _grid(tiles: torch.Tensor, pixel: int, columns: int) -> Picture:
-    """Set (N, 3, S, S) values in [0, 255] in rows with white lines between, each weight a square of pixels."""
+def _grid(tiles: torch.Tensor, name: str) -> Picture:
+    """Return (N, 3, S, S) values in [0, 255] as rows of tiles with white lines between, each weight a square."""
+    pixel, columns = PIXEL[name], COLUMNS[name]
     values = tiles.round().clamp(0, 255).to(torch.uint8)
     values = values.repeat_interleave(pixel, dim=2).repeat_interleave(pixel, dim=3)
     values = torch.nn.functional.pad(values, (0, SEPARATOR, 0, SEPARATOR), value=PAPER)

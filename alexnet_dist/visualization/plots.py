@@ -1,6 +1,6 @@
-"""Curves and confusion matrix as PNG files, and sheets of images.
+"""Curves and the confusion matrix as PNG files; thumbnails of images and sheets of them as arrays.
 
-Takes plain records and arrays. Matplotlib is imported when the first figure is drawn (0.5 s), never before.
+Takes records and arrays. Matplotlib is imported when the first figure is drawn (0.5 s), never before.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Record = dict[str, Any]
 CHANCE: dict[str, Any] = {"color": "#777777", "linestyle": ":", "linewidth": 1}
 SHEET_COLUMNS = 8
 THUMBNAIL = 64  # pixels
 MOST_NUMBERED_CLASSES = 20  # above it, numbers in the cells of a confusion matrix cannot be read
 
 
-def save_curves(records: Sequence[Record], folder: Path, *, num_classes: int, split: str = "test") -> None:
+def save_curves(records: Sequence[dict[str, Any]], folder: Path, *, num_classes: int, split: str = "test") -> None:
     """Draw loss.png and accuracy.png from the lines of metrics.jsonl, with what guessing among the classes gives."""
     train = [record for record in records if "train/loss" in record]
     evaluations = [record for record in records if "val/top1" in record]
@@ -52,13 +51,14 @@ def save_curves(records: Sequence[Record], folder: Path, *, num_classes: int, sp
     _finish(figure, axes, folder / "accuracy.png")
 
 
-def _series(records: Sequence[Record], key: str) -> tuple[list[float], list[float]]:
+def _series(records: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Return the epochs in which a metric was recorded, and its values."""
     present = [record for record in records if key in record]
     return [record["epoch"] for record in present], [record[key] for record in present]
 
 
-def _epoch_positions(train: Sequence[Record], evaluations: Sequence[Record]) -> list[float]:
-    """Place training records on the epoch axis by their optimizer step."""
+def _epoch_positions(train: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the position of training records on the epoch axis, by their optimizer step."""
     last = evaluations[-1]
     return [record["global_step"] * last["epoch"] / last["global_step"] for record in train]
 
@@ -90,7 +90,7 @@ def save_confusion(confusion: npt.NDArray[np.int64], class_names: Sequence[str],
 
 
 def thumbnail(image: npt.NDArray[np.uint8], size: int = THUMBNAIL) -> npt.NDArray[np.uint8]:
-    """Fit an image into a square.
+    """Return an image resized to a square.
 
     Args:
         image: (3, H, W) uint8; small ones are enlarged pixel by pixel, large ones smoothed.
@@ -105,7 +105,7 @@ def thumbnail(image: npt.NDArray[np.uint8], size: int = THUMBNAIL) -> npt.NDArra
 
 
 def sheet(images: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Set square pictures, (S, S, 3) uint8 each, in rows of eight without lines between; the rest of a row is white."""
+    """Return square pictures, (S, S, 3) uint8 each, as one, in rows of eight; the rest of the last row is white."""
     tiles = list(images)
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % SHEET_COLUMNS)
     rows = [np.concatenate(tiles[i : i + SHEET_COLUMNS], axis=1) for i in range(0, len(tiles), SHEET_COLUMNS)]
@@ -123,6 +123,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _finish(figure: Figure, axes: Axes, path: Path) -> None:
+    """Add grid and legend, and write the PNG."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

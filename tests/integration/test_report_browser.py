@@ -75,6 +75,8 @@ def test_everything_is_drawn(visit, path):
     for index in range(charts.count()):
         assert charts.nth(index).locator("svg.main-svg").count() > 0
     assert page.locator("#chart-confusion .heatmaplayer image").count() == 1
+    cells = page.eval_on_selector_all("#chart-confusion .textpoint", "all => all.map(one => one.textContent)")
+    assert cells == ["6", "2", "1", "1", "6", "1", "1", "1", "6"]
     assert page.eval_on_selector_all("img", "images => images.every(image => image.naturalWidth > 0)")
 
 
@@ -126,6 +128,18 @@ def test_nothing_plays_where_motion_is_unwelcome(visit, path):
     page.evaluate("document.querySelector('#play').click()")
     page.wait_for_timeout(700)
     assert shown(page)[2] == f"epoch {EPOCHS} of {EPOCHS}"
+
+
+@pytest.mark.parametrize("num_classes", [12, 20])
+def test_numbers_that_do_not_fit_into_the_cells_of_a_telephone_are_hidden(num_classes, visit, tmp_path):
+    path = report.write(make_run(tmp_path / "run", classes=[f"class {index}" for index in range(num_classes)]))
+    for width in (360, 1280):
+        page = visit(path, width=width)
+        page.wait_for_selector("#chart-confusion .heatmaplayer image", state="attached")
+        shown = page.eval_on_selector_all(
+            "#chart-confusion .textpoint", "all => all.filter(one => one.getBoundingClientRect().width > 0).length"
+        )
+        assert shown == (0 if num_classes == 20 and width == 360 else num_classes**2)
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -47,8 +47,8 @@ def records_of(epochs, *, classes=CLASSES):
     return records
 
 
-def make_run(folder, *, epochs=3, classes=CLASSES, lr=5e-4, newer=True, **summary):
-    """Write a run folder; without its newer files it is one of an older version."""
+def make_run(folder, *, epochs=3, classes=CLASSES, lr=5e-4, **summary):
+    """Write the folder of a finished run."""
     folder.mkdir(parents=True)
     config = to_dict(Config())
     config |= {"epochs": epochs, "out_dir": "/home/somebody/runs/this"}
@@ -62,20 +62,20 @@ def make_run(folder, *, epochs=3, classes=CLASSES, lr=5e-4, newer=True, **summar
     known |= {"dataset": "cifar10", "fallback_for": None, "device": "CPU", "world_size": 2, "precision": "bf16"}
     known |= {"versions": {"torch": "2.10"}, "git_commit": "0123abc", "num_train_images": 80, "num_eval_images": 24}
     (folder / "summary.json").write_text(json.dumps(known | summary))
-    for place, name in enumerate(EPOCH_PICTURES[:6]):
-        save(folder / "figures" / f"{name}.png", colour=(place, 0, 200))
-    save(folder / "figures/confusion.png", colour=(1, 2, 3))
-    if newer:
-        add_newer_files(folder, epochs=epochs, classes=classes)
+    add_pictures(folder, epochs=epochs)
+    add_evaluation(folder, epochs=epochs, classes=classes)
     return folder
 
 
-def add_newer_files(folder, *, epochs, classes):
+def add_pictures(folder, *, epochs):
     for epoch in range(1, epochs + 1):
         for place, name in enumerate(EPOCH_PICTURES):
             colour = (place, epoch, 100) if not name.endswith("before") else (place, 0, 100)
             save(folder / f"figures/epoch_{epoch:04d}/{name}.png", colour=colour)
     save(folder / "figures/first_batch.png", colour=(9, 9, 9))
+
+
+def add_evaluation(folder, *, epochs, classes):
     sheet = Image.new("RGB", (512, 128), (255, 255, 255))
     worst = []
     for index in range(10):
@@ -123,8 +123,11 @@ class Page(html.parser.HTMLParser):
     def ids(self):
         return [attributes["id"] for _, attributes in self.tags if "id" in attributes]
 
-    def chart(self, key):
-        return next(chart for chart in self.data["charts"] if chart["key"] == key)
+    def traces(self, key):
+        return self.data["figures"][key]["data"]
+
+    def layout(self, key):
+        return self.data["figures"][key]["layout"]
 
 
 def page_of(folder):

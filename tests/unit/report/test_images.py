@@ -38,7 +38,7 @@ def test_many_epochs_are_thinned_and_said_to_be(tmp_path):
     assert (shown[0], shown[-1]) == (1, 75)
     assert set(np.diff(shown)) == {1, 2}
     assert "60 of 75 epochs with pictures are shown, evenly spaced" in page.text
-    assert len(page.chart("accuracy")["traces"][0]["x"]) == 75, "the curves have all"
+    assert len(page.traces("accuracy")[0]["x"]) == 75, "the curves have all"
     assert "25 of 75 places" in page.text
 
 
@@ -54,3 +54,11 @@ def test_thumbnails_are_cut_in_order(tmp_path):
     thumbnails = [image for image in page.all("img") if image["alt"].startswith("test image")]
     assert [image["alt"] for image in thumbnails] == [f"test image {17 + index}" for index in range(10)]
     assert [pixel(image["src"]) for image in thumbnails] == [((index + 1, 50, 60), (64, 64)) for index in range(10)]
+
+
+def test_pictures_of_one_epoch_need_no_slider(tmp_path):
+    page = page_of(make_run(tmp_path / "run", epochs=1))
+    assert len(page.data["player"]["frames"]) == 1
+    assert page.all("input") == []
+    slots = {image["data-slot"] for image in page.all("img") if "data-slot" in image}
+    assert slots == {f"0-{name}" for name in EPOCH_PICTURES}

@@ -1,6 +1,8 @@
 """report.html: what it shows of a run folder, whole or not, and that it asks for nothing and runs no name's content."""
 
+import html
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from places import ROOT
 from run_folders import HOSTILE, Page, make_run, page_of
 
 from alexnet_dist.errors import UserError
+from alexnet_dist.report import charts
 from alexnet_dist.report import page as report
 from alexnet_dist.text import NOTHING
 
@@ -73,10 +76,13 @@ def test_names_stay_text(tmp_path):
         assert all(image["src"].startswith("data:") for image in page.all("img"))
         assert "<img src=x" not in page.source
         assert "{{ 7 * 7 }}" in page.text
-        for trace in [trace for chart in page.data["charts"] for trace in chart["traces"]]:
-            assert "<" not in trace["name"] + trace.get("label", ""), "plotly reads a little HTML"
-    labels = page_of(folder).data["confusion"]["labels"]
-    assert labels[0].startswith("&lt;/script&gt;&lt;img")
+        for trace in [trace for key in page.data["figures"] if key != "confusion" for trace in page.traces(key)]:
+            hover = trace.get("hovertemplate", "").replace("<extra>", "").replace("</extra>", "")
+            assert "<" not in trace["name"] + hover, "plotly reads a little HTML"
+    page = page_of(folder)
+    assert page.layout("confusion")["xaxis"]["ticktext"][0] == "&lt;/script&gt;&lt;img..."
+    escaped = html.escape(HOSTILE, quote=False)
+    assert page.traces("confusion")[0]["customdata"][0][1].startswith(f"true {escaped}, predicted dog<br>")
 
 
 def test_paths_of_the_machine_stay_there(tmp_path):
@@ -91,8 +97,10 @@ def test_paths_of_the_machine_stay_there(tmp_path):
 
 def test_several_runs(tmp_path):
     folders = [make_run(tmp_path / "a", epochs=2), make_run(tmp_path / "b", epochs=4, lr=1e-3, status="stopped")]
-    old = make_run(tmp_path / "deep" / "a", newer=False, dataset="digits", fallback_for="cifar10")
-    assert report.main([*map(str, folders), str(old), "--out", str(tmp_path / "out.html")]) == 0
+    namesake = make_run(tmp_path / "deep" / "a", dataset="digits", fallback_for="cifar10")
+    for epoch in (1, 2):
+        shutil.rmtree(namesake / f"figures/epoch_{epoch:04d}")
+    assert report.main([*map(str, folders), str(namesake), "--out", str(tmp_path / "out.html")]) == 0
     page = Page(tmp_path / "out.html")
     assert "3 runs compared" in page.text
     for words in ("b (best)", "a (2)", "52.00 %", "54.00 %", "b: stopped", "a (2) trained on digits instead"):
@@ -101,9 +109,11 @@ def test_several_runs(tmp_path):
     assert "--epochs 2 4 3" in page.text
     assert "--seed" not in page.text
     assert "--out-dir" not in page.text
-    top1 = [trace for trace in page.chart("accuracy")["traces"] if trace.get("line") == "top-1"]
-    assert [(trace["name"], trace["colour"]) for trace in top1] == [("a", 0), ("b", 1), ("a (2)", 2)]
-    assert page.chart("accuracy")["note"] == "solid: top-1; dashed: top-5"
+    top1 = [trace for trace in page.traces("accuracy") if trace["line"]["dash"] == "solid"]
+    colours = [(trace["name"], trace["line"]["color"]) for trace in top1]
+    assert colours == [("a", "--colour-0"), ("b", "--colour-1"), ("a (2)", "--colour-2")]
+    assert [trace["showlegend"] for trace in page.traces("accuracy")] == [True, False] * 3 + [True], "one entry a run"
+    assert "Accuracy in evaluation % solid: top-1; dashed: top-5" in page.text
     frames = page.data["player"]["frames"]
     assert [frame["value"] for frame in frames] == [f"epoch {epoch} of 4" for epoch in (1, 2, 3, 4)]
     assert frames[3]["images"]["0-conv1_now"] == frames[1]["images"]["0-conv1_now"], "a ended at 2"
@@ -197,3 +207,10 @@ def test_colours_can_be_told_from_their_ground():
                 least = 3 if name != "faint" else 2.5
                 assert contrast(scheme[name], scheme[ground]) >= least, name
         assert contrast(scheme["warn-text"], scheme["warn-page"]) >= 4.5
+        for percentage in range(101):
+            empty, heat = (
+                np.array([int(scheme[name][at : at + 2], 16) for at in (1, 3, 5)]) for name in ("empty", "heat")
+            )
+            shade = np.round(empty + percentage / 100 * (heat - empty)).astype(int)
+            number = charts._number_colour(percentage / 100).removeprefix("--")
+            assert contrast(scheme[number], "#" + bytes(shade.tolist()).hex()) >= 4.5, (number, percentage)
