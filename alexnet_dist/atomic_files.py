@@ -1,14 +1,9 @@
 """Files: text replaced whole or not at all, modes that no umask changes, SHA-256, flushing to the disk."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 BLOCK = 1 << 20  # bytes that are hashed at once
 

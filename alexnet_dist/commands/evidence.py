@@ -1,23 +1,13 @@
 """What a non-finite step can be computed again from: weights, images, random numbers and losses."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from alexnet_dist.config import to_dict
-from alexnet_dist.data import loader
-from alexnet_dist.training import checkpoint
-
-if TYPE_CHECKING:
-    from alexnet_dist.config import Config
-    from alexnet_dist.data.image_data import ImageData
-    from alexnet_dist.data.sampler import GlobalBatches
-    from alexnet_dist.tracking.run_logger import RunLogger
-    from alexnet_dist.training.metrics import NonFiniteError
-    from alexnet_dist.training.progress import Progress
-    from alexnet_dist.training.train_loop import TrainContext
+from alexnet_dist.config import Config, to_dict
+from alexnet_dist.data import GlobalBatches, ImageData, loader
+from alexnet_dist.tracking import RunLogger
+from alexnet_dist.training import NonFiniteError, Progress, TrainContext, checkpoint
 
 
 def keep(

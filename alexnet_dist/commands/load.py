@@ -1,18 +1,15 @@
 """`alexnet_dist.load`: a trained network with what is needed to use it, from its file alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from alexnet_dist.data.inputs import Inputs, InputSpec
+from torch import nn
+
+from alexnet_dist.data import Inputs, InputSpec
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import alexnet, weights
 from alexnet_dist.training import checkpoint
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,14 @@
 """Pictures, captions and tables of a run: its first batch, kernels and mistakes. Writes and sends nothing."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import torch
 
-from alexnet_dist.data import loader
-from alexnet_dist.tracking.tracker import Media
+from alexnet_dist.data import GlobalBatches, ImageData, Inputs, loader
+from alexnet_dist.tracking import Media, Record
+from alexnet_dist.training import Evaluation
 from alexnet_dist.visualization import kernel_images, plots
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alexnet_dist.data.image_data import ImageData
-    from alexnet_dist.data.inputs import Inputs
-    from alexnet_dist.data.sampler import GlobalBatches
-    from alexnet_dist.tracking.tracker import Record
-    from alexnet_dist.training.metrics import Evaluation
 
 MOST_SHOWN = 32
 """Images of the first batch that are drawn."""

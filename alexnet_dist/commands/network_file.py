@@ -1,25 +1,16 @@
 """The metadata of a network file, and its publication as an artifact of the trackers."""
 
-from __future__ import annotations
-
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from alexnet_dist.config import Config
+from alexnet_dist.data import ImageData, InputSpec
 from alexnet_dist.models import weights
-from alexnet_dist.tracking.tracker import Weights
-from alexnet_dist.training import checkpoint
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from alexnet_dist.config import Config
-    from alexnet_dist.data.image_data import ImageData
-    from alexnet_dist.data.inputs import InputSpec
-    from alexnet_dist.tracking.run_logger import RunLogger
-    from alexnet_dist.tracking.tracker import Record
-    from alexnet_dist.training.progress import Progress
+from alexnet_dist.tracking import Record, RunLogger, Weights
+from alexnet_dist.training import Progress, checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -3,28 +3,21 @@
 Turns values into words and dicts; measures, prints and writes nothing.
 """
 
-from __future__ import annotations
-
 import math
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import accelerate
 import torch
 
 from alexnet_dist import __version__
-from alexnet_dist.distributed import topology
-from alexnet_dist.models.alexnet import num_parameters
+from alexnet_dist.config import Config, DataConfig
+from alexnet_dist.data import ImageData
+from alexnet_dist.distributed import Hardware, topology
+from alexnet_dist.models import num_parameters
 from alexnet_dist.text import duration
-
-if TYPE_CHECKING:
-    from alexnet_dist.config import Config, DataConfig
-    from alexnet_dist.data.image_data import ImageData
-    from alexnet_dist.distributed.hardware import Hardware
-    from alexnet_dist.tracking.tracker import Record
-    from alexnet_dist.training.plan import Plan
-    from alexnet_dist.training.progress import Progress
-    from alexnet_dist.training.train_loop import TrainContext
+from alexnet_dist.tracking import Record
+from alexnet_dist.training import Plan, Progress, TrainContext
 
 Facts = dict[str, Any]
 

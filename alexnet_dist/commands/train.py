@@ -1,43 +1,39 @@
 """The train command: a run from top to bottom. Check, build, resume, train epoch by epoch, sum up."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import signal
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from alexnet_dist import data
 from alexnet_dist.commands import evidence, media, network_file, results, run_summary, train_setup
-from alexnet_dist.config import to_dict
+from alexnet_dist.commands.train_setup import Loaders
+from alexnet_dist.config import Config, to_dict
+from alexnet_dist.data import ImageData
+from alexnet_dist.distributed import Request, RunControl, StoppedError, launch_checks, topology
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.distributed import hardware as hardware_module
-from alexnet_dist.distributed import launch_checks, topology
-from alexnet_dist.distributed.run_control import RunControl
-from alexnet_dist.distributed.signals import Request, StoppedError
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
 from alexnet_dist.models import alexnet, weights
 from alexnet_dist.report import page
-from alexnet_dist.tracking import code_version, run_dir, wandb_tracker
-from alexnet_dist.tracking.console import Console
-from alexnet_dist.training import checkpoint, eval_loop, train_loop
-from alexnet_dist.training.metrics import Evaluation, Metrics, NonFiniteError
-from alexnet_dist.training.profiler import Tracer
-from alexnet_dist.training.progress import Progress
+from alexnet_dist.tracking import Console, RunLogger, code_version, run_dir, wandb_tracker
+from alexnet_dist.training import (
+    Evaluation,
+    Metrics,
+    NonFiniteError,
+    Plan,
+    Progress,
+    Tracer,
+    TrainContext,
+    checkpoint,
+    eval_loop,
+    train_loop,
+)
 from alexnet_dist.visualization import kernel_images
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from alexnet_dist.commands.train_setup import Loaders
-    from alexnet_dist.config import Config
-    from alexnet_dist.data.image_data import ImageData
-    from alexnet_dist.tracking.run_logger import RunLogger
-    from alexnet_dist.training.plan import Plan
-    from alexnet_dist.training.train_loop import TrainContext
 
 logger = logging.getLogger(__name__)
 

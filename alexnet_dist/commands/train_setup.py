@@ -1,38 +1,20 @@
 """What a run is made of: loaders, optimizer, inputs and schedule, built from its configuration."""
 
-from __future__ import annotations
-
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
+from torch import nn
 
 from alexnet_dist.commands import run_summary
-from alexnet_dist.data import augment, loader
-from alexnet_dist.data.inputs import Inputs, InputSpec
-from alexnet_dist.data.sampler import GlobalBatches
+from alexnet_dist.config import Config
+from alexnet_dist.data import Batch, GlobalBatches, ImageData, Inputs, InputSpec, augment, loader
+from alexnet_dist.distributed import Hardware, RunControl
 from alexnet_dist.distributed import accelerator as processes
-from alexnet_dist.models import alexnet, fast_layers
-from alexnet_dist.tracking.run_logger import RunLogger
-from alexnet_dist.training import optimizer
-from alexnet_dist.training.ema import Ema
-from alexnet_dist.training.lr_schedule import LearningRate
-from alexnet_dist.training.plan import Plan
-from alexnet_dist.training.train_loop import TrainContext
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from accelerate import Accelerator
-    from torch import nn
-
-    from alexnet_dist.config import Config
-    from alexnet_dist.data.image_data import ImageData
-    from alexnet_dist.data.loader import Batch
-    from alexnet_dist.distributed.hardware import Hardware
-    from alexnet_dist.distributed.run_control import RunControl
-    from alexnet_dist.models.weights import StartingWeights
-    from alexnet_dist.training.progress import Progress
+from alexnet_dist.models import StartingWeights, alexnet, fast_layers
+from alexnet_dist.tracking import RunLogger
+from alexnet_dist.training import Ema, LearningRate, Plan, Progress, TrainContext, optimizer
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,6 @@ from alexnet_dist.config.schema import (
 from alexnet_dist.errors import UserError
 
 __all__ = [
-    "LARGEST_IMAGE",
-    "CheckpointConfig",
-    "Config",
-    "DataConfig",
-    "LogConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "RuntimeConfig",
-    "UserError",
-    "WandbConfig",
-    "changed_fields",
-    "flat",
-    "parse",
-    "to_dict",
-    "to_yaml",
-]
+    "LARGEST_IMAGE", "CheckpointConfig", "Config", "DataConfig", "LogConfig", "ModelConfig", "OptimConfig",
+    "RuntimeConfig", "UserError", "WandbConfig", "changed_fields", "flat", "parse", "to_dict", "to_yaml",
+]  # fmt: skip

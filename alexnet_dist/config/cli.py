@@ -1,7 +1,5 @@
 """The command line made from the configuration's dataclasses, and YAML files that mirror it."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
@@ -10,17 +8,15 @@ import io
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 import yaml
 
 from alexnet_dist.config.schema import Config
 from alexnet_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # What a resumed run may change: how long, where and how it runs and is recorded, not what it computes.
 MAY_CHANGE_ON_RESUME = re.compile(

@@ -3,11 +3,9 @@
 Every field's docstring is its help text. Imports no torch, so that `--help` and a mistyped flag are answered at once.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003 - tyro reads the types at run time
+from pathlib import Path
 from typing import Literal
 
 from alexnet_dist.architecture import NUM_CONV2_KERNELS, SMALLEST_IMAGE

@@ -4,18 +4,14 @@ Everything random is drawn for a whole epoch at once, a row for each image of th
 to an image depends on (seed, epoch, image id) alone: not on the batch, the rank or the world size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from alexnet_dist import rng
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 CROP, FLIP, CUTOUT, BOX, SHARE = slice(0, 2), 2, slice(3, 5), slice(5, 9), 9  # columns of the drawn numbers
 NUM_COLUMNS = 10

@@ -1,27 +1,22 @@
 """Decoded data sets as memory-mapped files that carry their own SHA-256, written by one process of a machine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 from numpy.lib.format import open_memmap  # unlike numpy.load, it has no way to read a pickle
 
 from alexnet_dist import atomic_files
 from alexnet_dist.data.image_data import ImageData, Split, assemble, fingerprint
 from alexnet_dist.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy.typing as npt
 
 logger = logging.getLogger(__name__)
 

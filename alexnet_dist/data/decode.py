@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,6 @@ from alexnet_dist.data.image_data import Images, Labels, Split
 from alexnet_dist.errors import UserError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import datasets
 
 CONVERTIBLE_MODES = {"RGB", "L", "RGBA", "P", "CMYK", "1", "LA", "YCbCr"}  # 8 bits a channel; deeper would be clipped

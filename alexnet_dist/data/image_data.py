@@ -1,7 +1,5 @@
 """A data set in memory: image arrays, labels, class names, channel statistics and fingerprint."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -10,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_dist.architecture import Channels  # noqa: TC001 - a name of this module too
+from alexnet_dist.architecture import Channels
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from alexnet_dist.architecture import SMALLEST_IMAGE, Channels
 from alexnet_dist.config import LARGEST_IMAGE
 from alexnet_dist.data import augment
+from alexnet_dist.data.loader import Batch
 from alexnet_dist.data.resize import enlarge
 from alexnet_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from alexnet_dist.data.loader import Batch
 
 CACHED_IMAGES = 4
 """Images that a CPU works on at once: 2.4 MB in float32 at 224, so that all passes stay within the cores' caches."""

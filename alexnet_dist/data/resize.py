@@ -1,7 +1,5 @@
 """Exact enlargement: Pillow's bilinear resize of uint8 images, to the bit, on any device."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -3,8 +3,6 @@
 All of it happens before a process group exists, on every rank: the cache lets one process of a machine decode.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import logging
@@ -12,23 +10,20 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from alexnet_dist import atomic_files, rng
+from alexnet_dist.config import DataConfig
 from alexnet_dist.data.cache import cached
 from alexnet_dist.data.decode import decode
 from alexnet_dist.data.image_data import ImageData, Split, assemble, fingerprint
 from alexnet_dist.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from alexnet_dist.config import DataConfig
 
 logger = logging.getLogger(__name__)
 

@@ -3,12 +3,11 @@
 Everything that can be refused is refused before a process group exists.
 """
 
-from __future__ import annotations
-
 import logging
 import os
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
@@ -23,15 +22,11 @@ from accelerate.utils import (
     gather_object,
 )
 
+from alexnet_dist.config import Config
 from alexnet_dist.distributed.hardware import cpu_threads, keep_freed_memory
 from alexnet_dist.distributed.network import gloo_interface
 from alexnet_dist.distributed.precision import Precision, resolve_precision
 from alexnet_dist.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from alexnet_dist.config import Config
 
 logger = logging.getLogger(__name__)
 

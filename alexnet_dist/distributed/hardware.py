@@ -3,25 +3,20 @@
 Everything that can be refused is refused before a process group exists.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
+from accelerate import Accelerator
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from accelerate import Accelerator
-
-    from alexnet_dist.distributed.precision import Precision
+from alexnet_dist.distributed.precision import Precision
 
 logger = logging.getLogger(__name__)
 

@@ -3,23 +3,18 @@
 Everything that can be refused is refused before a process group exists.
 """
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 
+from alexnet_dist.config import Config
 from alexnet_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from alexnet_dist.config import Config
 
 logger = logging.getLogger(__name__)
 

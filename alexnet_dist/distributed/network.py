@@ -3,8 +3,6 @@
 Everything that can be refused is refused before a process group exists.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

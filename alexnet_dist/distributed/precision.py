@@ -3,19 +3,15 @@
 Everything that can be refused is refused before a process group exists.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
+from alexnet_dist.config import RuntimeConfig
 from alexnet_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from alexnet_dist.config import RuntimeConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,23 +1,18 @@
 """Stop requests, save requests and the watchdog of a run, in one object that the train command makes."""
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from accelerate import Accelerator
+from torch import nn
 
 from alexnet_dist.distributed.signals import Request, Requests, StoppedError
 from alexnet_dist.distributed.watchdog import Watchdog
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from datetime import timedelta
-    from pathlib import Path
-    from typing import TypeVar
-
-    from accelerate import Accelerator
-    from torch import nn
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 
 class RunControl:

@@ -4,26 +4,21 @@ SIGTERM and SIGINT ask for a checkpoint and the end, SIGUSR1 and a file `RUN/sav
 second time ends the process at once, as in any program; SIGTERM only after REPEAT_SECONDS.
 """
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist  # noqa: TID251 - a group of CPU messages beside the one for gradients
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import timedelta
-    from pathlib import Path
-    from types import FrameType
-
-    from accelerate import Accelerator
+from accelerate import Accelerator
 
 REQUEST = "save"
 """Name of the file in the run folder that asks for a checkpoint."""

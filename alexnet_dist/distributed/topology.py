@@ -1,24 +1,19 @@
 """Where a run runs: its hosts, what joins them, and, if asked, how fast gradients travel between its processes."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist  # noqa: TID251 - an all-reduce to be timed, without Accelerate's copy of the tensor
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from alexnet_dist.distributed.network import interface_towards
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from accelerate import Accelerator
 
 Facts = dict[str, Any]
 SYSFS = Path("/sys/class")

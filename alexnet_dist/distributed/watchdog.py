@@ -5,8 +5,6 @@ that writes the rank's progress into the launcher's store, reads that of the oth
 has moved for the timeout.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -14,19 +12,15 @@ import secrets
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
 
 import torch.distributed as dist  # noqa: TID251 - its store, beside all groups
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from alexnet_dist.errors import EXIT_FAILED, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import timedelta
-
-    from accelerate import Accelerator
 
 PERIOD = 1.0
 """Seconds between two messages to the store."""

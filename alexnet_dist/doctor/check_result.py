@@ -1,16 +1,12 @@
 """Result of one preflight check, as it is printed, and a deadline for calls that have none. Imports no torch."""
 
-from __future__ import annotations
-
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 

@@ -3,27 +3,21 @@
 None of them forms a process group, leaves a file behind, or waits without a deadline.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
 
+from alexnet_dist.config import Config, RuntimeConfig
 from alexnet_dist.distributed import hardware, launch_checks
 from alexnet_dist.distributed import precision as precisions
 from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning
 from alexnet_dist.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from alexnet_dist.config import Config, RuntimeConfig
 
 DRIVER = Path("/proc/driver/nvidia/version")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")

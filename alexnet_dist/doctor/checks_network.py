@@ -1,18 +1,13 @@
 """Checks of the rendezvous address, its port and the network interface towards it."""
 
-from __future__ import annotations
-
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from alexnet_dist.distributed.network import interface_towards
 from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, within
 from alexnet_dist.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 ACCELERATE_PORT = 29500  # default of `accelerate launch`
 LOOK_SECONDS = 0.1  # between two attempts

@@ -3,28 +3,21 @@
 No file is left behind. Servers receive one request, without a key, whose only result is whether they answer.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from alexnet_dist.architecture import NUM_PARAMETERS
+from alexnet_dist.config import Config, DataConfig
 from alexnet_dist.data import cache, sources
 from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, within
 from alexnet_dist.errors import UserError, first_line
 from alexnet_dist.tracking import run_dir, wandb_tracker
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from alexnet_dist.config import Config, DataConfig
-
 
 # ---- the run folder -------------------------------------------------------------------------------------------------
 

@@ -8,17 +8,17 @@ takes a number from `arrivals`, probes, takes another from `probed` and sets `re
 of them in that order; each other node sets `left/NUMBER`; node 0 closes the store.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
 import socket
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined] # noqa: TID251 - before any group
 
@@ -26,10 +26,6 @@ from alexnet_dist.config import flat
 from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, within
 from alexnet_dist.doctor.checks_network import CONNECT_SECONDS, LOOK_SECONDS, STORE_SECONDS, Nodes, connect
 from alexnet_dist.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 LEAVE_SECONDS = 10.0  # until every node has read the reports, and until node 0 has closed the store
 TOKEN_SECONDS = 3.0  # until a new file is visible through a network file system

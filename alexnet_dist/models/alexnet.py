@@ -4,22 +4,17 @@ The network is `torchvision.models.alexnet` (Krizhevsky, arXiv:1404.5997, one co
 in another way (`fast_layers.py`); its key names are torchvision's. Knows nothing about processes.
 """
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
 
 import torch
 import torchvision
 from torch import nn
 
 from alexnet_dist.architecture import HEAD
+from alexnet_dist.config import ModelConfig
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import fast_layers
-
-if TYPE_CHECKING:
-    from alexnet_dist.config import ModelConfig
-    from alexnet_dist.models.weights import StartingWeights, Tensors
+from alexnet_dist.models.weights import StartingWeights, Tensors
 
 logger = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ The metadata is one JSON object under the key `alexnet_dist`: schema version, cl
 data, the result and the versions. torchvision's own loading ignores it.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -18,13 +18,8 @@ import torch
 import torchvision
 
 from alexnet_dist.architecture import HEAD, IMAGENET_CLASSES, IMAGENET_MEAN, IMAGENET_STD, Channels
+from alexnet_dist.config import ModelConfig
 from alexnet_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from alexnet_dist.config import ModelConfig
 
 logger = logging.getLogger(__name__)
 

@@ -4,21 +4,15 @@ A figure is plotly's JSON, `{"data": [traces], "layout": {...}}`. A colour is wr
 report.css, such as `--colour-3`; report.js puts its value in, so that figures follow the light or dark theme.
 """
 
-from __future__ import annotations
-
 import bisect
 import html
 import itertools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from alexnet_dist.report.read_run import evenly, finite
+from alexnet_dist.report.read_run import JsonObject, Run, evenly, finite
 from alexnet_dist.text import NOTHING, percent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alexnet_dist.report.read_run import JsonObject, Run
 
 MOST_POINTS = 1500  # of a curve: about as many as a wide screen has pixels
 MOST_MARKED = 20  # points of a curve that get a dot each

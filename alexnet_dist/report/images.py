@@ -3,23 +3,16 @@
 A picture that is missing or torn is left out.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
-from alexnet_dist.report.read_run import content, evenly, finite, number
+from alexnet_dist.report.read_run import JsonObject, Run, content, evenly, finite, number
 from alexnet_dist.text import NBSP, NOTHING, percent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from alexnet_dist.report.read_run import JsonObject, Run
 
 MOST_EPOCHS = 60  # of a run, with pictures: 5 MB of the file
 MOST_ERRORS = 64

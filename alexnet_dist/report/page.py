@@ -5,17 +5,16 @@
 A run that still trains or crashed gets the sections that its files allow. Names of classes and runs stay text.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import hashlib
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from alexnet_dist import __version__, atomic_files
 from alexnet_dist.config import Config, flat, to_dict
@@ -23,9 +22,6 @@ from alexnet_dist.errors import EXIT_USER, UserError
 from alexnet_dist.report import charts, images
 from alexnet_dist.report.read_run import JsonObject, Run, finite, number, read, shorten
 from alexnet_dist.text import NBSP, NOTHING, duration, percent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 REPORT = "report.html"
 ERRORS_SHOWN = 24  # the rest unfolds

@@ -3,22 +3,18 @@
 The files are not trusted: what is missing, torn or of another type is left out.
 """
 
-from __future__ import annotations
-
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from alexnet_dist.config import flat
 from alexnet_dist.errors import UserError
 from alexnet_dist.text import NOTHING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 JsonObject = dict[str, Any]
 """What a file of the run folder holds, or what the template or the page's script reads."""

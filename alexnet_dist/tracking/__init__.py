@@ -15,21 +15,7 @@ from alexnet_dist.tracking.tracker import Level, Media, MediaFiles, Record, Trac
 from alexnet_dist.tracking.wandb_tracker import check_login, wandb_mode
 
 __all__ = [
-    "Console",
-    "Level",
-    "Media",
-    "MediaFiles",
-    "Record",
-    "RunDirLock",
-    "RunLogger",
-    "Tracker",
-    "Weights",
-    "check_login",
-    "check_run_dir",
-    "choose_run_dir",
-    "git_commit",
-    "make_run_dir",
-    "private_folder",
-    "read_records",
+    "Console", "Level", "Media", "MediaFiles", "Record", "RunDirLock", "RunLogger", "Tracker", "Weights",
+    "check_login", "check_run_dir", "choose_run_dir", "git_commit", "make_run_dir", "private_folder", "read_records",
     "wandb_mode",
-]
+]  # fmt: skip

@@ -1,7 +1,5 @@
 """The git commit of the code that runs, for the run's facts."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,18 +1,13 @@
 """Console: a run's output on the terminal, that is cards, a progress bar, lines and warnings, from rank 0 alone."""
 
-from __future__ import annotations
-
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from tqdm import tqdm
 
 from alexnet_dist.text import duration
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 LINE_SECONDS = 30.0  # between two lines of progress where stderr is no terminal
 

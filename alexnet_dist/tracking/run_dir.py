@@ -4,27 +4,22 @@ A run folder has mode 0755, so that others can read the checkpoints that are mea
 metrics, logs or pictures of the data is its owner's alone: files have mode 0600, sub-folders 0700.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 import yaml
 
 from alexnet_dist import atomic_files
 from alexnet_dist import config as configuration
+from alexnet_dist.config import Config
 from alexnet_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from alexnet_dist.config import Config
-    from alexnet_dist.tracking.tracker import Record
+from alexnet_dist.tracking.tracker import Record
 
 OPEN_MODE = 0o755  # of a new run folder
 PRIVATE_MODE = 0o700  # of its sub-folders wandb/, tensorboard/, figures/, profile/ and non_finite/

@@ -4,31 +4,23 @@ A record is in metrics.jsonl before anything else happens with it. Two threads d
 pictures and writes them to figures/, `trackers` calls the trackers. Neither training nor pictures wait for a server.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from alexnet_dist import atomic_files
 from alexnet_dist import config as configuration
+from alexnet_dist.config import Config
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir, tensorboard_tracker, wandb_tracker
-from alexnet_dist.tracking.tracker import MediaFiles
+from alexnet_dist.tracking.tracker import Level, Media, MediaFiles, Picture, Record, Tracker, Weights
 from alexnet_dist.tracking.worker import Worker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    import numpy as np
-    import numpy.typing as npt
-
-    from alexnet_dist.config import Config
-    from alexnet_dist.tracking.tracker import Level, Media, Picture, Record, Tracker, Weights
 
 logger = logging.getLogger(__name__)
 

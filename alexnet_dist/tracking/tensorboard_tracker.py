@@ -1,8 +1,6 @@
 """TensorBoardTracker: event files in the run folder, written by Accelerate's tracker."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -10,9 +8,6 @@ from PIL import Image
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir
 from alexnet_dist.tracking.tracker import MediaFiles, Record, Tracker
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class TensorBoardTracker(Tracker):

@@ -4,19 +4,15 @@ A tracker gets the same numbers under the same keys as metrics.jsonl, and pictur
 all trackers on one thread; an exception drops the tracker, and a call that hangs is left behind at the end of the run.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+import numpy as np
+import numpy.typing as npt
 
-    import numpy as np
-    import numpy.typing as npt
-
-    Picture = npt.NDArray[np.uint8]  # (H, W, 3)
+Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 
 Record = dict[str, Any]  # of a step or an epoch: numbers by name, with `global_step` and `epoch`
 Level = Literal["INFO", "WARN", "ERROR"]  # of an alert

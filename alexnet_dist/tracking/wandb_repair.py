@@ -1,14 +1,9 @@
 """Repair of .wandb files that a killed process has left torn, so that `wandb sync` sends all parts of a run."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import struct
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 # A .wandb file is a log in LevelDB's format: after its own header, blocks of chunks that make up records.
 LOG_HEADER, LOG_BLOCK, CHUNK_HEADER = 7, 32_768, 7  # bytes

@@ -4,8 +4,6 @@ wandb is imported when a tracker starts. Its own process, wandb-core, sends to t
 silent or breaks delays the end of a run by a limited time and costs it nothing else.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import netrc
@@ -15,23 +13,19 @@ import secrets
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 
+from alexnet_dist.config import Config, WandbConfig
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir, wandb_repair
 from alexnet_dist.tracking.tracker import Level, MediaFiles, Record, Tracker, Weights
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy.typing as npt
-
-    from alexnet_dist.config import Config, WandbConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,10 @@
 """Worker: a daemon thread with a bounded queue of jobs, for what training must not wait for."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import queue
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 

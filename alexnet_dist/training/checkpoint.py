@@ -7,28 +7,23 @@ renamed. Others may read the network; the optimizer's state and `state.json`, wh
 Only rank 0 saves; every rank loads.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging
 import re
 import shutil
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from alexnet_dist import atomic_files
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import weights
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from torch import nn
 
 logger = logging.getLogger(__name__)
 

@@ -3,16 +3,11 @@
 There is no scheduler object: nothing to prepare, to save or to step once per process. Knows nothing about processes.
 """
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Ema:

@@ -1,22 +1,15 @@
 """The evaluation loop: `evaluate` counts every image of a split exactly once, at any world size."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
+from alexnet_dist.data import Batch
 from alexnet_dist.training.metrics import EvalCounts, Evaluation
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from accelerate import Accelerator
-    from torch import nn
-
-    from alexnet_dist.data.loader import Batch
 
 
 @torch.no_grad()

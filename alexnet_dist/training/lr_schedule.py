@@ -1,13 +1,9 @@
 """The learning rate as a pure function of the optimizer step: no scheduler object to prepare, step or save."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from alexnet_dist.config import OptimConfig
+from alexnet_dist.config import OptimConfig
 
 RISE = {"one-cycle": 0.3, "cosine": 1 / 15, "constant": 0.0}
 """Share of the run with a rising rate, by schedule; one-cycle's is the default of torch's OneCycleLR, as is"""

@@ -3,16 +3,10 @@
 There is no scheduler object: nothing to prepare, to save or to step once per process. Knows nothing about processes.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from alexnet_dist.config import OptimConfig
+from alexnet_dist.config import OptimConfig
 
 MOMENTUM = 0.9
 DECAY = {"adamw": 0.5}  # of which a step takes lr * 0.5: half of a weight in the 5,850 steps of the reference recipe

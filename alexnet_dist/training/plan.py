@@ -1,12 +1,8 @@
 """When a run ends, saves and records: arithmetic on the step, the same on every rank."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from alexnet_dist.training.progress import Progress
+from alexnet_dist.training.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,10 @@
 """A window of training steps under torch's profiler. Knows nothing about processes."""
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 

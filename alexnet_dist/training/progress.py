@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alexnet_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from alexnet_dist.training.metrics import Evaluation
+from alexnet_dist.training.metrics import Evaluation
 
 Record = dict[str, Any]
 

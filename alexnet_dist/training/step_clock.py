@@ -1,17 +1,13 @@
 """Times of optimizer steps: how long each took, and how much of it went into waiting for data."""
 
-from __future__ import annotations
-
 import time
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from alexnet_dist.data.loader import Batch
+from alexnet_dist.data import Batch
 
 
 class StepClock:

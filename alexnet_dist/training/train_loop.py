@@ -3,40 +3,31 @@
 It knows nothing about signals, checkpoints or trackers. Between two records no step waits for the device.
 """
 
-from __future__ import annotations
-
 import math
 import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.profiler import record_function
 
 from alexnet_dist import rng
-from alexnet_dist.data import augment
-from alexnet_dist.distributed.hardware import peak_memory
-from alexnet_dist.training.metrics import NonFiniteError, StepWindow
+from alexnet_dist.config import OptimConfig
+from alexnet_dist.data import Batch, Inputs, augment
+from alexnet_dist.distributed import peak_memory
+from alexnet_dist.training.ema import Ema
+from alexnet_dist.training.lr_schedule import LearningRate
+from alexnet_dist.training.metrics import Metrics, NonFiniteError, StepWindow
+from alexnet_dist.training.progress import Progress
 from alexnet_dist.training.step_clock import StepClock
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-
-    from accelerate import Accelerator
-    from torch import nn
-
-    from alexnet_dist.config import OptimConfig
-    from alexnet_dist.data.inputs import Inputs
-    from alexnet_dist.data.loader import Batch
-    from alexnet_dist.training.ema import Ema
-    from alexnet_dist.training.lr_schedule import LearningRate
-    from alexnet_dist.training.metrics import Metrics
-    from alexnet_dist.training.progress import Progress
 
 MOST_NAMED_IDS = 10  # an error message should fit on a screen
 

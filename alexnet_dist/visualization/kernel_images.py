@@ -5,23 +5,18 @@ grey, each as an 8x8 grid. Beside them conv1's kernels as an enlarged image meet
 each as the mean of its channels. Pure functions from weights to uint8 pictures; knows nothing about processes or files.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
 from alexnet_dist.architecture import SHOWN_LAYERS
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    from torch import nn
-
-    Picture = npt.NDArray[np.uint8]
+Picture = npt.NDArray[np.uint8]
 
 Weights = dict[str, torch.Tensor]
 
