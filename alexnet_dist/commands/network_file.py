@@ -14,24 +14,8 @@ from alexnet_dist.training import Progress, checkpoint
 
 logger = logging.getLogger(__name__)
 
-MODEL_CARD = """\
-# AlexNet on {dataset}
-
-torchvision's AlexNet with {num_classes} classes, trained by alexnet_dist {version} for {epoch} epochs ({step} steps) on
-{num_train_images:,} images of {image_size}x{image_size}. Top-1 on {num_eval_images:,} {evaluated_on} images: {top1}.
-
-```python
-import json, safetensors.torch, torchvision
-
-network = torchvision.models.alexnet(num_classes={num_classes})
-network.load_state_dict(safetensors.torch.load_file("model.safetensors"))
-network.eval()
-class_names = json.load(open("class_names.json"))
-```
-
-Inputs: RGB enlarged to {image_size}x{image_size} by Pillow's bilinear filter, scaled to [0, 1], then less the mean
-{mean} and divided by {std}, per channel.
-"""
+MODEL_CARD = Path(__file__).with_name("model_card.md")
+"""Template of the card that is published with weights."""
 
 
 def metadata(
@@ -99,7 +83,7 @@ def artifact(path: Path, data_name: str, *, aliases: Sequence[str]) -> Weights |
         return None
     found, of_data, spec = described["result"], described["data"], described["input"]
     top1 = None if found is None else found["correct"] / found["total"]
-    card = MODEL_CARD.format(
+    card = MODEL_CARD.read_text(encoding="utf-8").format(
         dataset=of_data["name"],
         num_classes=len(described["class_names"]),
         version=described["versions"]["alexnet_dist"],

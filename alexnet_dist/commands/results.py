@@ -1,16 +1,16 @@
-"""What is recorded, printed and drawn of an evaluation."""
+"""What a run leaves besides its checkpoints: an evaluation's records and pictures, and the evidence of a NaN."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING
+import torch
 
 from alexnet_dist.commands import media, run_summary
+from alexnet_dist.commands.train_setup import TrainRun
+from alexnet_dist.config import to_dict
+from alexnet_dist.data import loader
 from alexnet_dist.tracking import run_dir
+from alexnet_dist.training import Evaluation, Metrics, NonFiniteError, Progress, checkpoint
 from alexnet_dist.visualization import kernel_images, plots
-
-if TYPE_CHECKING:
-    from alexnet_dist.commands.train import TrainRun
-    from alexnet_dist.training.metrics import Evaluation, Metrics
 
 
 def report_epoch(run: TrainRun, record: Metrics, evaluation: Evaluation) -> None:
@@ -21,12 +21,9 @@ def report_epoch(run: TrainRun, record: Metrics, evaluation: Evaluation) -> None
     if log.enabled and (is_last or record["epoch"] % run.config.log.kernels_every_epochs == 0):
         before, now = run.kernels_before, kernel_images.snapshot(run.context.network)
         record |= {f"kernels/{name}": number for name, number in kernel_images.numbers(before, now).items()}
-        chosen, spec = run.config.log.conv2_kernel, run.context.inputs.spec
-        enlargement = spec.image_size / spec.stored_size
-        log.show(
-            record,
-            lambda: media.kernel_media(before, now, record, conv2_kernel=chosen, enlargement=enlargement),
-        )
+        spec = run.context.inputs.spec
+        chosen, ratio = run.config.log.conv2_kernel, spec.image_size / spec.stored_size
+        log.show(record, lambda: media.kernel_media(before, now, record, conv2_kernel=chosen, enlargement=ratio))
         log.confusion(record, evaluation.confusion, names)
         log.write("evaluation.json", media.evaluation_file(record, evaluation, names))
         log.show(record, lambda: media.mistakes_sheet(run.dataset, evaluation), send=False)
@@ -48,3 +45,29 @@ def draw(run: TrainRun, evaluation: Evaluation) -> None:
         split, names = run.dataset.evaluated_on, run.dataset.class_names
         plots.save_curves(run.log.records, folder, num_classes=len(names), split=split)
         plots.save_confusion(evaluation.confusion, names, folder / "confusion.png")
+
+
+def keep_evidence(run: TrainRun, progress: Progress, error: NonFiniteError) -> None:
+    """Write into `non_finite/` what a non-finite step can be computed again from: weights, images, random numbers."""
+    if not run.log.enabled:
+        return
+    context, images = run.context, run.dataset.train
+    ids, losses = (list(column) for column in zip(*error.images, strict=True))
+    partner = run.loaders.order.partner_table()
+    indices = ids if partner is None else [[image, int(partner[image])] for image in ids]
+    batch: dict[str, Any] = {**loader.gather(images.images, images.labels, indices), "losses": torch.tensor(losses)}
+    draws = context.inputs.draws(progress.epoch, torch.device("cpu"))
+    if draws is not None:
+        batch["draws"] = draws[batch["ids"]]
+        if partner is not None:
+            batch["partner_draws"] = draws[batch["partner_ids"]]
+    report = {
+        "error": str(error),
+        "step": error.step,
+        "epoch": progress.epoch + 1,
+        "learning_rate": context.learning_rate(error.step - 1),
+        "world_size": context.accelerator.num_processes,
+        "config": to_dict(run.config),
+    }
+    folder = run.log.folder / "non_finite" / f"step_{error.step:08d}"
+    checkpoint.save_evidence(folder, model=context.network, batch=batch, report=report)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist import data
-from alexnet_dist.commands import evidence, media, network_file, results, run_summary, train_setup
-from alexnet_dist.commands.train_setup import Loaders
+from alexnet_dist.commands import media, network_file, results, run_summary, train_setup
+from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import Config, to_dict
 from alexnet_dist.data import ImageData
 from alexnet_dist.distributed import Request, RunControl, StoppedError, launch_checks, topology
@@ -20,12 +20,11 @@ from alexnet_dist.distributed import hardware as hardware_module
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
 from alexnet_dist.models import alexnet, weights
 from alexnet_dist.report import page
-from alexnet_dist.tracking import Console, RunLogger, code_version, run_dir, wandb_tracker
+from alexnet_dist.tracking import Console, code_version, run_dir, wandb_tracker
 from alexnet_dist.training import (
     Evaluation,
     Metrics,
     NonFiniteError,
-    Plan,
     Progress,
     Tracer,
     TrainContext,
@@ -36,22 +35,6 @@ from alexnet_dist.training import (
 from alexnet_dist.visualization import kernel_images
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainRun:
-    """What one run is made of."""
-
-    config: Config
-    dataset: ImageData
-    kernels_before: kernel_images.Weights
-    context: TrainContext
-    plan: Plan
-    loaders: Loaders
-    control: RunControl
-    log: RunLogger
-    saver: checkpoint.Saver
-    console: Console
 
 
 @dataclass(frozen=True)
@@ -98,9 +81,7 @@ def train(config: Config) -> TrainResult:
         # ---- the parts of the run
         hardware = hardware_module.survey(accelerator, precision)
         inputs = train_setup.make_inputs(config, dataset, start, precision.dtype)
-        context, loaders, plan = train_setup.prepare(
-            config, dataset, network, accelerator, hardware=hardware, inputs=inputs
-        )
+        context, loaders, plan = train_setup.prepare(config, dataset, network, accelerator, hardware, inputs)
         control = RunControl(accelerator, folder, timeout=timedelta(seconds=config.runtime.timeout_seconds))
         control.watch(context.model)
         progress = resume(folder, dataset, context)
@@ -165,8 +146,7 @@ def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
     except NonFiniteError as error:
         status = "non-finite"
         log.alert("Not a number", str(error), level="ERROR")
-        order = run.loaders.order
-        evidence.keep(run.context, error, config=config, dataset=run.dataset, log=log, order=order, progress=progress)
+        results.keep_evidence(run, progress, error)
         raise
     except StoppedError as stop:
         status, exit_code = "stopped", stop.exit_code

@@ -13,8 +13,9 @@ from alexnet_dist.data import Batch, GlobalBatches, ImageData, Inputs, InputSpec
 from alexnet_dist.distributed import Hardware, RunControl
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.models import StartingWeights, alexnet, fast_layers
-from alexnet_dist.tracking import RunLogger
-from alexnet_dist.training import Ema, LearningRate, Plan, Progress, TrainContext, optimizer
+from alexnet_dist.tracking import Console, RunLogger
+from alexnet_dist.training import Ema, LearningRate, Plan, Progress, Saver, TrainContext, optimizer
+from alexnet_dist.visualization import kernel_images
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,27 @@ class Loaders:
     """Global batches of the evaluation split; a rank may have one share less."""
 
 
-def prepare(
+@dataclass(frozen=True)
+class TrainRun:
+    """What one run is made of."""
+
+    config: Config
+    dataset: ImageData
+    kernels_before: kernel_images.Weights
+    context: TrainContext
+    plan: Plan
+    loaders: Loaders
+    control: RunControl
+    log: RunLogger
+    saver: Saver
+    console: Console
+
+
+def prepare(  # noqa: PLR0917 - each has a type of its own
     config: Config,
     dataset: ImageData,
     network: nn.Module,
     accelerator: Accelerator,
-    *,
     hardware: Hardware,
     inputs: Inputs,
 ) -> tuple[TrainContext, Loaders, Plan]:
@@ -94,19 +110,10 @@ def make_inputs(config: Config, dataset: ImageData, start: StartingWeights | Non
     mean, std = (start.statistics if start else None) or (dataset.mean, dataset.std)
     if not config.data.normalize:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return Inputs(
-        InputSpec(config.data.image_size, stored_size=dataset.train.images.shape[-1], mean=mean, std=std),
-        margin=fast_layers.margin(config.data.image_size),
-        dtype=dtype,
-        augment=augmentation(config, dataset) if config.data.augment else None,
-    )
-
-
-def augmentation(config: Config, dataset: ImageData) -> augment.Augment:
-    """Return what happens to training images before they are enlarged."""
+    spec = InputSpec(config.data.image_size, dataset.train.images.shape[-1], mean, std)
     red, green, blue = dataset.mean if config.data.normalize else (0.0, 0.0, 0.0)  # what becomes 0 in the input
-    return augment.Augment(
-        source_size=dataset.train.images.shape[-1],
+    augmentation = augment.Augment(
+        source_size=spec.stored_size,
         num_images=len(dataset.train),
         seed=config.seed,
         flips=dataset.flips,
@@ -115,6 +122,8 @@ def augmentation(config: Config, dataset: ImageData) -> augment.Augment:
         mix_alpha=config.data.mixup or config.data.cutmix or 1.0,
         fill=(round(255 * red), round(255 * green), round(255 * blue)),
     )
+    margin = fast_layers.margin(spec.image_size)
+    return Inputs(spec, margin, dtype, augmentation if config.data.augment else None)
 
 
 def open_log(

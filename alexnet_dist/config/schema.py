@@ -3,7 +3,6 @@
 Every field's docstring is its help text. Imports no torch, so that `--help` and a mistyped flag are answered at once.
 """
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,23 @@ LARGEST_IMAGE = 1024  # 20 times the memory of 224; larger stored images serve n
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as a sentence at every call
     if not condition:
         raise ValueError(message)
+
+
+def _check(config: object, section: str = "", **ranges: str) -> None:
+    """Check fields against ranges in interval notation, such as `batch_size="[1, inf)"`; None is in every range.
+
+    Raises:
+        ValueError: naming the option and its range in words.
+    """
+    for name, interval in ranges.items():
+        value, (low, high) = getattr(config, name), interval[1:-1].split(", ")
+        if value is None:
+            continue
+        is_above = value >= float(low) if interval[0] == "[" else value > float(low)
+        is_below = value <= float(high) if interval[-1] == "]" else value < float(high)
+        words = [f"at least {low}" if interval[0] == "[" else f"above {low}"]
+        words += [] if high == "inf" else [f"at most {high}" if interval[-1] == "]" else f"below {high}"]
+        _require(is_above and is_below, f"--{section}{name.replace('_', '-')} must be {' and '.join(words)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +66,15 @@ class DataConfig:
     """Where decoded data sets are kept (default: alexnet_dist under $XDG_CACHE_HOME or ~/.cache)."""
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "--data.batch-size must be at least 1")
-        _require(
-            SMALLEST_IMAGE <= self.image_size <= LARGEST_IMAGE,
-            f"--data.image-size must be from {SMALLEST_IMAGE} to {LARGEST_IMAGE}",
+        _check(
+            self, "data.", batch_size="[1, inf)", image_size=f"[{SMALLEST_IMAGE}, {LARGEST_IMAGE}]", limit="[1, inf)"
         )
-        _require(self.limit is None or self.limit >= 1, "--data.limit must be at least 1")
+        _check(self, "data.", val_fraction="[0, 1)", cutout="[0, 1]", mixup="(0, inf)", cutmix="(0, inf)")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
-        _require(0 <= self.val_fraction < 1, "--data.val-fraction must be at least 0 and below 1")
-        _require(0 <= self.cutout <= 1, "--data.cutout must be from 0 to 1")
-        _require(self.mixup is None or 0 < self.mixup < math.inf, "--data.mixup must be a positive number")
-        _require(self.cutmix is None or 0 < self.cutmix < math.inf, "--data.cutmix must be a positive number")
-        _require(
-            self.mixup is None or self.cutmix is None, "--data.mixup and --data.cutmix exclude each other: choose one"
-        )
-        _require(
-            self.augment or not (self.mixup or self.cutmix),
-            "--data.no-augment excludes --data.mixup and --data.cutmix: they are augmentation",
-        )
+        mixes = [option for option in (self.mixup, self.cutmix) if option is not None]
+        _require(len(mixes) < 2, "--data.mixup and --data.cutmix exclude each other: choose one")
+        excluded = "--data.no-augment excludes --data.mixup and --data.cutmix: they are augmentation"
+        _require(self.augment or not mixes, excluded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +91,9 @@ class ModelConfig:
     """Dropout probability before fc6 and fc7 (torchvision's own is 0.5)."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.dropout < 1, "--model.dropout must be at least 0 and below 1")
-        _require(
-            not (self.pretrained and self.weights),
-            "--model.pretrained and --model.weights exclude each other: choose one source of weights",
-        )
+        _check(self, "model.", dropout="[0, 1)")
+        both = "--model.pretrained and --model.weights exclude each other: choose one source of weights"
+        _require(not (self.pretrained and self.weights), both)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,17 +122,8 @@ class OptimConfig:
     """Split the global batch into this many parts, one after another, to save memory; the step stays the same."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.lr < math.inf, "--optim.lr must be a positive number")
-        _require(
-            self.warmup_epochs is None or 0 <= self.warmup_epochs < math.inf, "--optim.warmup-epochs must be at least 0"
-        )
-        _require(
-            self.weight_decay is None or 0 <= self.weight_decay < math.inf, "--optim.weight-decay must be at least 0"
-        )
-        _require(self.clip_norm is None or 0 < self.clip_norm < math.inf, "--optim.clip-norm must be positive")
-        _require(0 <= self.label_smoothing < 1, "--optim.label-smoothing must be at least 0 and below 1")
-        _require(self.ema is None or 0 < self.ema < 1, "--optim.ema must lie between 0 and 1")
-        _require(self.accumulate >= 1, "--optim.accumulate must be at least 1")
+        _check(self, "optim.", lr="(0, inf)", clip_norm="(0, inf)", label_smoothing="[0, 1)", ema="(0, 1)")
+        _check(self, "optim.", warmup_epochs="[0, inf)", weight_decay="[0, inf)", accumulate="[1, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +144,7 @@ class RuntimeConfig:
     """How long a process waits for the others before it gives up."""
 
     def __post_init__(self) -> None:
-        _require(self.timeout_seconds >= 1, "--runtime.timeout-seconds must be at least 1")
+        _check(self, "runtime.", timeout_seconds="[1, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +161,8 @@ class LogConfig:
     """Where metrics go besides the run folder; give none for the run folder alone."""
 
     def __post_init__(self) -> None:
-        _require(self.every_steps >= 1, "--log.every-steps must be at least 1")
-        _require(self.kernels_every_epochs >= 1, "--log.kernels-every-epochs must be at least 1")
-        _require(0 <= self.conv2_kernel < NUM_CONV2_KERNELS, "--log.conv2-kernel must be from 0 to 191")
+        _check(self, "log.", every_steps="[1, inf)", kernels_every_epochs="[1, inf)")
+        _check(self, "log.", conv2_kernel=f"[0, {NUM_CONV2_KERNELS - 1}]")
         _require(len(set(self.trackers)) == len(self.trackers), "--log.trackers names one tracker twice")
 
 
@@ -207,9 +202,7 @@ class CheckpointConfig:
     """How many of the newest checkpoints stay, besides the best."""
 
     def __post_init__(self) -> None:
-        _require(self.every_steps is None or self.every_steps >= 1, "--checkpoint.every-steps must be at least 1")
-        _require(self.every_epochs >= 1, "--checkpoint.every-epochs must be at least 1")
-        _require(self.keep >= 1, "--checkpoint.keep must be at least 1")
+        _check(self, "checkpoint.", every_steps="[1, inf)", every_epochs="[1, inf)", keep="[1, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,10 +230,6 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "--epochs must be at least 1")
-        _require(0 <= self.seed < 2**63, "--seed must be from 0 to 2**63 - 1")
-        _require(self.max_steps is None or self.max_steps >= 1, "--max-steps must be at least 1")
-        _require(
-            self.data.batch_size % self.optim.accumulate == 0,
-            f"--optim.accumulate {self.optim.accumulate} does not divide --data.batch-size {self.data.batch_size}",
-        )
+        _check(self, epochs="[1, inf)", seed=f"[0, {2**63})", max_steps="[1, inf)")
+        parts, batch_size = self.optim.accumulate, self.data.batch_size
+        _require(batch_size % parts == 0, f"--optim.accumulate {parts} does not divide --data.batch-size {batch_size}")

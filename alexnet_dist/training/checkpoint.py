@@ -12,8 +12,8 @@ import json
 import logging
 import re
 import shutil
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,10 @@ class Saver:
         failed: Callable[[], None],
         written: Callable[[Path, State], None] = lambda _path, _state: None,
     ) -> None:
-        self._folder = folder
-        self._keep = keep
-        self._failed = failed
-        self._written = written
+        self._folder, self._keep, self._failed, self._written = folder, keep, failed, written
         self._copies: dict[str, Tensors] = {}
-        self._thread: threading.Thread | None = None
-        self._error: UserError | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
 
     def save(self, *, step: int, tensors: dict[str, Tensors], state: State, metadata: State) -> None:
         """Copy the tensors, and write the checkpoint on the thread. Arguments as those of the function `save`.
@@ -77,8 +74,7 @@ class Saver:
         """
         self.wait()
         self._copies = {name: _copied(part, self._copies.get(name, {})) for name, part in tensors.items()}
-        self._thread = threading.Thread(target=self._write, args=(step, state, metadata), name="checkpoint")
-        self._thread.start()
+        self._saving = self._thread.submit(self._write, step, state, metadata)
 
     def wait(self) -> None:
         """Wait until all is on the disk.
@@ -86,12 +82,9 @@ class Saver:
         Raises:
             UserError: it could not be written; earlier checkpoints are intact.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def close(self) -> None:
         """Wait too, where another fault ends the run: a failure here is only logged."""
@@ -105,9 +98,9 @@ class Saver:
             path = save(self._folder, step=step, tensors=self._copies, state=state, metadata=metadata)
             prune(self._folder, keep=self._keep, last_step=step)
             self._written(path, state)
-        except UserError as error:
-            self._error = error
+        except UserError:
             self._failed()
+            raise
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None) -> dict[str, Tensors]:

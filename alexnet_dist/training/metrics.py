@@ -96,15 +96,16 @@ class EvalTotals:
 
 
 class EvalCounts:
-    """The confusion matrix, the summed loss and the worst mistakes of an evaluation on one rank, on the device."""
+    """What an evaluation leaves of each image on one rank, on the device until `totals` fetches it."""
 
     def __init__(self) -> None:
         self._num_classes = 0
-        self._sums: dict[str, torch.Tensor] = {}
         self._whole: list[torch.Tensor] = []
-        """Per batch, (3, B) int64: ids, labels, predicted classes."""
+        """Per batch, (5, B) int64: ids, labels, predicted classes, in the top five, right by flip TTA."""
         self._real: list[torch.Tensor] = []
         """Per batch, (2, B) float32: probabilities of the predicted class, losses."""
+        self._loss_sums: list[torch.Tensor] = []
+        self._has_mirrored = False
 
     def add(
         self,
@@ -115,7 +116,7 @@ class EvalCounts:
         *,
         mirrored: torch.Tensor | None = None,
     ) -> None:
-        """Count a batch. Waits for nothing (`bincount` would: its result's size depends on the data).
+        """Add a batch. Waits for nothing.
 
         Args:
             logits: (B, C) float32.
@@ -124,42 +125,31 @@ class EvalCounts:
             ids: (B,) int64: the images' positions in the split.
             mirrored: (B, C) float32, logits of the mirror images: their mean with `logits` decides in flip TTA.
         """
-        self._num_classes = num_classes = logits.shape[1]
+        self._num_classes, self._has_mirrored = logits.shape[1], mirrored is not None
         predicted = logits.argmax(dim=1)
+        in_top5 = (logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]).any(dim=1)
+        flipped = predicted if mirrored is None else (logits + mirrored).argmax(dim=1)
+        self._whole.append(torch.stack([ids, labels, predicted, in_top5.long(), (flipped == labels).long()]))
         probabilities = logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
-        cell = labels * num_classes + predicted
-        confusion = self._sum("confusion", torch.int64, logits.device, num_classes**2)
-        confusion.index_add_(0, cell, torch.ones_like(cell))
-        self._sum("loss", torch.float64, logits.device).add_(losses.double().sum())
-        best = logits.topk(min(5, num_classes), dim=1).indices
-        self._sum("top5", torch.int64, logits.device).add_((best == labels[:, None]).sum())
-        if mirrored is not None:
-            recognised = (logits + mirrored).argmax(dim=1) == labels
-            self._sum("mirrored", torch.int64, logits.device).add_(recognised.sum())
-        self._whole.append(torch.stack([ids, labels, predicted]))
         self._real.append(torch.stack([probabilities, losses]))
-
-    def _sum(self, name: str, dtype: torch.dtype, device: torch.device, *shape: int) -> torch.Tensor:
-        if name not in self._sums:
-            self._sums[name] = torch.zeros(shape, dtype=dtype, device=device)
-        return self._sums[name]
+        self._loss_sums.append(losses.double().sum())
 
     def totals(self) -> EvalTotals | None:
         """Return what was counted; None on a rank that got no share of a small split. Waits for the device."""
         if not self._whole:
             return None
-        num, sums = self._num_classes, self._sums
+        num, (_, labels, predicted, in_top5, flip_right) = self._num_classes, torch.cat(self._whole, dim=1)
         return EvalTotals(
-            loss_sum=sums["loss"].item(),
-            confusion=sums["confusion"].view(num, num).cpu().numpy(),
-            num_top5=int(sums["top5"].item()),
-            num_mirrored=int(sums["mirrored"].item()) if "mirrored" in sums else None,
+            loss_sum=sum(torch.stack(self._loss_sums).tolist()),
+            confusion=torch.bincount(labels * num + predicted, minlength=num * num).view(num, num).cpu().numpy(),
+            num_top5=int(in_top5.sum()),
+            num_mirrored=int(flip_right.sum()) if self._has_mirrored else None,
             worst=tuple(self.worst(MOST_MISTAKES)),
         )
 
     def worst(self, most: int) -> list[Mistake]:
         """Return the mistakes with the largest losses, the largest first. Waits for the device."""
-        whole, real = torch.cat(self._whole, dim=1), torch.cat(self._real, dim=1)
+        whole, real = torch.cat(self._whole, dim=1)[:3], torch.cat(self._real, dim=1)
         badness = real[1].nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(whole[1] == whole[2], -torch.inf)
         chosen = badness.topk(min(most, len(badness))).indices
         rows = zip(whole[:, chosen].T.tolist(), real[:, chosen].T.tolist(), strict=True)
