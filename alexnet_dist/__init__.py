@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from alexnet_dist.commands.load import load
     from alexnet_dist.commands.train import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "load", "train"]
 
 

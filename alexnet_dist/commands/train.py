@@ -135,8 +135,7 @@ def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
         batch = media.first_batch(run.loaders.order, run.context.inputs, run.dataset)
         log.show({"global_step": 0, "epoch": 0}, lambda: batch)
     started = time.perf_counter() - progress.wall_seconds
-    profiles = config.profile and log.enabled
-    tracer = Tracer(run_dir.private_folder(log.folder, "profile") if profiles else None)
+    tracer = Tracer(log.folder / "profile" if config.profile and log.enabled else None)
     status, exit_code = "failed", EXIT_FAILED
     try:
         with run.control.active():

@@ -52,7 +52,7 @@ class Tracer:
 
     def _write(self, traced: profile) -> None:
         assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         traced.export_chrome_trace(str(self.folder / "trace.json"))
         key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = traced.key_averages().table(sort_by=key, row_limit=ROWS)
