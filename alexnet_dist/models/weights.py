@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 import torchvision
 
+from alexnet_dist import atomic_files
 from alexnet_dist.architecture import HEAD, IMAGENET_CLASSES, IMAGENET_MEAN, IMAGENET_STD, Channels
 from alexnet_dist.config import ModelConfig
 from alexnet_dist.errors import UserError
@@ -53,7 +54,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     header = {METADATA_KEY: json.dumps(metadata)}  # one entry alone: several are written in no fixed order
     safetensors.torch.save_file(contiguous, path, metadata=header)
-    path.chmod(FOR_ALL)
+    atomic_files.set_mode(path, FOR_ALL)
 
 
 def read(path: Path, *, named_by: str) -> NetworkFile:

@@ -134,11 +134,9 @@ def save(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State, 
     try:
         for leftover in folder.glob(f"{SCRATCH}*"):  # of a killed process: the run folder's lock keeps others away
             shutil.rmtree(leftover)
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            folder.chmod(FOLDER_MODE)
-        scratch.mkdir()
-        scratch.chmod(FOLDER_MODE)
+        for made in [path for path in (folder, scratch) if not path.exists()]:
+            made.mkdir(parents=True)
+            atomic_files.set_mode(made, FOLDER_MODE)
         _check_space(scratch, tensors)
         for name, part in tensors.items():
             if name == "optimizer":
@@ -147,11 +145,10 @@ def save(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State, 
                 claims_result = name == "ema" or "ema" not in tensors
                 claim = metadata if claims_result else {**metadata, "result": None}
                 weights.write(scratch / f"{name}.safetensors", part, claim)
-        _write_json(scratch / CONFIG, metadata)
+        _write_json(scratch / CONFIG, metadata, mode=weights.FOR_ALL)
         _write_json(scratch / "state.json", {"format": FORMAT, **state})
-        _write_json(scratch / MANIFEST, {path.name: _describe(path) for path in sorted(scratch.iterdir())})
-        for name in (CONFIG, MANIFEST):
-            (scratch / name).chmod(weights.FOR_ALL)
+        manifest = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
+        _write_json(scratch / MANIFEST, manifest, mode=weights.FOR_ALL)
         atomic_files.flush(scratch)
         replaced = folder / f"{SCRATCH}over-{final.name}"
         if final.exists():
@@ -306,12 +303,11 @@ def _copied(tensors: Tensors, copies: Tensors) -> Tensors:
 
 def _save_tensors(tensors: Tensors, path: Path) -> None:
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    path.chmod(PRIVATE_MODE)
+    atomic_files.set_mode(path, PRIVATE_MODE)
 
 
-def _write_json(path: Path, content: State) -> None:
-    atomic_files.write_text(path, json.dumps(content, indent=1))
-    path.chmod(PRIVATE_MODE)
+def _write_json(path: Path, content: State, *, mode: int = PRIVATE_MODE) -> None:
+    atomic_files.write_text(path, json.dumps(content, indent=1), mode=mode)
 
 
 def _check_space(folder: Path, tensors: dict[str, Tensors]) -> None:
