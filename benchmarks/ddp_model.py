@@ -12,46 +12,35 @@ network has processors of its own, fitted where it has not (`benchmarks/scaling.
 Chu (arXiv:1805.03812). It knows no launch overheads and no waiting for the slowest, so it is an upper bound.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Any
 
 CONVOLUTIONS = ((3, 64, 11), (64, 192, 5), (192, 384, 3), (384, 256, 3), (256, 256, 3))  # inputs, outputs, side
 LINEAR = ((9216, 4096), (4096, 4096), (4096, 10))  # fc6, fc7, fc8: inputs, outputs
 NODE = 8  # GPUs in a machine
 
 
-def _side_after(side: int) -> int:
-    return (side - 3) // 2 + 1  # a pooling of 3 with stride 2
-
-
 def conv_macs(image_size: int = 224) -> tuple[int, ...]:
     """Return each convolution's multiplications for one image, forward."""
     first = (image_size + 4 - 11) // 4 + 1
-    second = _side_after(first)
-    third = _side_after(second)
+    second = (first - 3) // 2 + 1  # a pooling of 3 with stride 2
+    third = (second - 3) // 2 + 1
     sides = (first, second, third, third, third)
     return tuple(i * o * k * k * side * side for (i, o, k), side in zip(CONVOLUTIONS, sides, strict=True))
 
 
-def linear_macs() -> int:
-    """Return the multiplications of fc6 to fc8 for one image, forward."""
-    return sum(i * o for i, o in LINEAR)
-
-
+LINEAR_MACS = sum(i * o for i, o in LINEAR)
 CONV_GRADIENTS = sum(i * o * k * k + o for i, o, k in CONVOLUTIONS)
-GRADIENTS = CONV_GRADIENTS + sum(i * o + o for i, o in LINEAR)
+GRADIENTS = CONV_GRADIENTS + LINEAR_MACS + sum(o for _, o in LINEAR)
 
 
 def training_flops(image_size: int = 224) -> int:
     """Return operations of one image, forward and backward; conv1 has no gradient with respect to its input."""
     macs = conv_macs(image_size)
-    return 2 * (3 * (sum(macs) + linear_macs()) - macs[0])
+    return 2 * (3 * (sum(macs) + LINEAR_MACS) - macs[0])
 
 
 def window(image_size: int = 224) -> float:
@@ -134,22 +123,20 @@ def compute_seconds(machine: Machine, *, batch: int) -> float:
 def exposed_seconds(
     machine: Machine, link: Link, *, ranks: int, batch: int, gradient_bytes: int = 4, extra: float = 0.0
 ) -> float:
-    """Return the seconds of communication that no computation hides.
+    """Return the seconds of communication that no computation hides, with `batch` images a rank.
 
-    Args:
-        machine: of each rank.
-        link: between them.
-        ranks: how many.
-        batch: images a rank.
-        gradient_bytes: that each gradient takes on the link: 4, or 2 by a bf16 hook.
-        extra: seconds that a hook computes a step, such as rounding; nothing hides them.
+    A gradient takes 4 bytes on the link, or 2 by a bf16 hook; nothing hides `extra`, what a hook computes.
     """
     if ranks == 1:
         return 0.0
     whole = all_reduce_seconds(link, ranks=ranks, num_bytes=GRADIENTS * gradient_bytes)
+    return _exposed(machine, link, whole, ranks=ranks, batch=batch, gradient_bytes=gradient_bytes) + extra
+
+
+def _exposed(machine: Machine, link: Link, sent: float, *, ranks: int, batch: int, gradient_bytes: int) -> float:
+    """Return the exposed part of `sent` seconds of messages: what the window leaves, and at least the tail."""
     tail = 2 * (ranks - 1) / ranks * CONV_GRADIENTS * gradient_bytes / link.bandwidth
-    hidden = machine.window * batch / machine.rate
-    return max(machine.contention * whole - hidden, machine.contention * tail) + extra
+    return max(machine.contention * sent - machine.window * batch / machine.rate, machine.contention * tail)
 
 
 def step_seconds(
@@ -196,53 +183,32 @@ def factor_step_seconds(machine: Machine, link: Link, *, ranks: int, batch: int,
     large = sum(i * o for i, o in LINEAR[:2])
     gather = (ranks - 1) / ranks * factor_bytes(ranks * batch, value_bytes=value_bytes) / link.bandwidth
     rest = all_reduce_seconds(link, ranks=ranks, num_bytes=(GRADIENTS - large) * value_bytes)
-    tail = 2 * (ranks - 1) / ranks * CONV_GRADIENTS * value_bytes / link.bandwidth
     products = (ranks - 1) * batch * 2 * large / (machine.matmul_flops or machine.rate * training_flops())
-    hidden = machine.window * batch / machine.rate
-    exposed = max(machine.contention * (gather + rest) - hidden, machine.contention * tail)
+    exposed = _exposed(machine, link, gather + rest, ranks=ranks, batch=batch, gradient_bytes=value_bytes)
     return compute_seconds(machine, batch=batch) + products + exposed
-
-
-@dataclass(frozen=True)
-class FactorCase:
-    """One row of the comparison."""
-
-    machine: str
-    link: str
-    ranks: int
-    batch: int
-    """Images a rank."""
-    all_reduce: float
-    """Seconds of a step with the bf16 all-reduce."""
-    factors: float
-    """Seconds of a step with sufficient factors."""
-    alone: float
-    """Seconds that one rank takes for the same global batch: where both others take longer, nobody should spread it."""
-
-    @property
-    def gain(self) -> float:
-        """How many times faster the factors make the step."""
-        return self.all_reduce / self.factors
 
 
 def factor_cases(
     machine: Machine, links: Iterable[Link], *, ranks: Sequence[int], batches: Sequence[int]
-) -> list[FactorCase]:
-    """Compare both exchanges on paper, leaving out machines that do not exist."""
+) -> list[dict[str, Any]]:
+    """Compare both exchanges on paper, leaving out machines that do not exist.
+
+    Returns:
+        Rows with the seconds of a step with the bf16 all-reduce, with factors, and those that one rank alone takes for
+        the same global batch: where both others take longer, nobody should spread it.
+    """
     return [
-        FactorCase(
-            machine.name,
-            link.name,
-            num,
-            batch,
-            step_seconds(machine, link, ranks=num, batch=batch, gradient_bytes=2),
-            factor_step_seconds(machine, link, ranks=num, batch=batch),
-            compute_seconds(machine, batch=num * batch),
-        )
-        for link in links
-        for num in ranks
+        {
+            "machine": machine.name,
+            "link": link.name,
+            "ranks": num,
+            "batch": batch,
+            "all_reduce": step_seconds(machine, link, ranks=num, batch=batch, gradient_bytes=2),
+            "factors": factor_step_seconds(machine, link, ranks=num, batch=batch),
+            "alone": compute_seconds(machine, batch=num * batch),
+        }
+        for link, num, batch in product(links, ranks, batches)
         if link.widest is None or num <= link.widest
-        for batch in batches
     ]
 
 
@@ -250,12 +216,9 @@ def factor_cases(
 
 
 def fit_compute(name: str, *, small: tuple[int, float], large: tuple[int, float]) -> Machine:
-    """Return the machine whose steps without communication took these seconds at two batch sizes.
+    """Return the machine whose steps without communication took (images, seconds).
 
-    Args:
-        name: of the machine.
-        small: (images, seconds) of a step so small that nearly all of it is the fixed part.
-        large: (images, seconds) of a usual step.
+    Nearly all of the small step is the fixed part; the large one is a usual step.
     """
     rate = (large[0] - small[0]) / (large[1] - small[1])
     return Machine(name, rate, fixed_seconds=max(0.0, small[1] - small[0] / rate))

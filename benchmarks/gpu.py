@@ -1,46 +1,31 @@
-"""What `gpu.sh` runs: train.py and communication.py on 1 to all GPUs, or with tiny sizes on CPU ranks."""
+"""What `gpu.sh` runs: train.py and communication.py on 1 to all GPUs, or with tiny sizes on CPU ranks (--smoke)."""
 
-from __future__ import annotations
-
-import argparse
-import dataclasses
 import functools
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import communication
 import measuring
 import scaling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from measuring import Row
 
 EPOCH, TEST = 50_000, 10_000  # images of CIFAR-10
 
 
-@dataclass(frozen=True)
-class Case:
-    """One run of train.py."""
+class Case(NamedTuple):
+    """One run of train.py, of the kind variant, weak or strong; `batch` images of a step over all ranks."""
 
     kind: str
-    """variant, weak or strong."""
     ranks: int
     batch: int
-    """Images of a step over all ranks."""
     precision: str
     compiled: bool = False
 
-    def flags(self) -> list[str]:
-        """Return what train.py is told."""
-        flags = ["--data.batch-size", str(self.batch), "--runtime.precision", self.precision]
-        return [*flags, "--runtime.compile"] if self.compiled else flags
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large and how long the runs are."""
+class Sizes(NamedTuple):
+    """How large and how long the runs are; the last three are for communication.py, `batches` images a rank."""
 
     batch: int
     images: int
@@ -51,7 +36,6 @@ class Sizes:
     rounds: int
     messages: int
     batches: tuple[int, ...]
-    """Images a rank, for communication.py."""
 
 
 GPU = Sizes(batch=512, images=EPOCH, image_size=224, steps=60, every=10, rounds=3, messages=20, batches=(512, 64))
@@ -68,19 +52,17 @@ def plan(num_ranks: int, sizes: Sizes, *, smoke: bool) -> list[Case]:
     return cases + [Case("strong", count, sizes.batch // count * count, "bf16") for count in counts]
 
 
-def measure_case(
-    case: Case, images: Path, sizes: Sizes, *, smoke: bool, evaluation: Callable[..., float]
-) -> dict[str, Any]:
+def measure_case(case: Case, images: Path, sizes: Sizes, *, smoke: bool, evaluation: Callable[..., float]) -> Row:
     """Return the figures of one run."""
-    data = ["--data.dataset", str(images), "--data.cache-dir", str(images.parent / "cache")]
-    data += ["--data.image-size", str(sizes.image_size), "--log.every-steps", str(sizes.every)]
-    rare = ["--log.kernels-every-epochs", "1000000", "--checkpoint.every-epochs", "1000000", "--log.trackers"]
-    length = ["--max-steps", str(sizes.steps + sizes.every), *(["--runtime.cpu"] if smoke else [])]
-    run = measuring.train(*data, *rare, *length, *case.flags(), ranks=case.ranks)
+    flags = ["--data.image-size", str(sizes.image_size), "--log.every-steps", str(sizes.every), "--log.trackers"]
+    flags += ["--data.batch-size", str(case.batch), "--runtime.precision", case.precision]
+    flags += ["--max-steps", str(sizes.steps + sizes.every), *(["--runtime.cpu"] if smoke else [])]
+    flags += ["--runtime.compile"] if case.compiled else []
+    run = scaling.train_on(images, *flags, ranks=case.ranks)
     rate = measuring.rate(run.records)
     tested = evaluation(case.ranks, case.precision)
     return {
-        **dataclasses.asdict(case),
+        **case._asdict(),
         "images_per_second": rate,
         "mfu": rate * run.summary["flops_per_image"] / run.summary["peak_tflops"] / 1e12,
         "evaluation_images_per_second": tested,
@@ -88,7 +70,7 @@ def measure_case(
     }
 
 
-def communicate(ranks: int, precision: str, sizes: Sizes, *, smoke: bool) -> dict[str, Any]:
+def communicate(ranks: int, precision: str, sizes: Sizes, *, smoke: bool) -> Row:
     """Return what communication.py finds on so many ranks; on one, only the rate of the evaluation."""
     flags = {"ranks": ranks, "precision": precision, "image-size": sizes.image_size, "rounds": sizes.rounds}
     flags |= {"messages": sizes.messages, "steps": sizes.steps, "bucket-mb": 25}
@@ -96,7 +78,7 @@ def communicate(ranks: int, precision: str, sizes: Sizes, *, smoke: bool) -> dic
     return communication.measure(communication.parse([*words, "--batches", *map(str, sizes.batches)]))
 
 
-def measure(num_ranks: int, sizes: Sizes, *, smoke: bool) -> dict[str, Any]:
+def measure(num_ranks: int, sizes: Sizes, *, smoke: bool) -> Row:
     """Run the plan, and the communication of every number of ranks in it."""
     found = functools.cache(functools.partial(communicate, sizes=sizes, smoke=smoke))
 
@@ -113,10 +95,10 @@ def measure(num_ranks: int, sizes: Sizes, *, smoke: bool) -> dict[str, Any]:
             rows.append(measure_case(case, images, sizes, smoke=smoke, evaluation=evaluation))
     counts = sorted({case.ranks for case in cases if case.ranks > 1})
     exchanges = {str(count): found(count, "bf16") for count in counts}
-    return {"machine": measuring.machine(), "smoke": smoke, "training": rows, "communication": exchanges}
+    return {"smoke": smoke, "training": rows, "communication": exchanges}
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: Row) -> str:
     """Return the tables."""
     rows = results["training"]
     alone = next(row for row in rows if (row["ranks"], row["precision"], row["compiled"]) == (1, "bf16", False))
@@ -136,22 +118,17 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     note = "A test of the script on CPU ranks with tiny sizes: these are no figures.\n\n" if results["smoke"] else ""
     tables = [communication.markdown(found) for found in results["communication"].values()]
-    return note + "\n\n".join([scaling.table(heads, cells), *tables]) + "\n"
+    return note + "\n".join([measuring.table(heads, cells), *tables])
 
 
 def main() -> None:
     """Measure all GPUs, or the CPU in the smoke mode; write and print."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes on one and two CPU ranks")
-    parser.add_argument("--out", type=Path, default=measuring.RESULTS, help="folder of gpu.{json,md}")
-    options = parser.parse_args()
+    options = measuring.parser(__doc__, smoke=False).parse_args()
     smoke = options.smoke or not torch.cuda.is_available()
     results = measure(2 if smoke else torch.cuda.device_count(), SMOKE if smoke else GPU, smoke=smoke)
-    text = markdown(results)
-    measuring.save("gpu", results, text, folder=options.out)
-    print(text)
+    measuring.save("gpu", results, markdown(results), folder=options.out)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,14 @@ of the link less headers; nothing is fitted to what it is compared with. Writes 
 of an hour on two cores; needs root, iproute2 and Linux.
 """
 
-from __future__ import annotations
-
-import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import ddp_model
 import measuring
+from measuring import Row
 
 sys.path.insert(0, str(measuring.ROOT / "tests/support"))
 
@@ -28,21 +23,15 @@ BATCH = 32  # images a rank
 STEPS, WARM_UP = 6, 2
 PAYLOAD = 1448 / 1514  # of a full Ethernet frame with TCP's timestamps, as tc counts it
 RATES = {"1gbit": 1e9, "100mbit": 1e8}
+PROBE = ("allreduce_ms", "allreduce_gb_per_second", "interconnect", "hosts")
 START = 900.0  # seconds for a run of six steps at 20 s, its start and its end
 QUICK = ["--data.dataset", "synthetic", "--data.limit", "640", "--log.every-steps", "1", "--log.trackers"]
-
-Row = dict[str, Any]
 
 
 def alone(batch: int) -> float:
     """Return the seconds of a step of one rank on one core."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})  # the run inherits it
-    try:
-        run = measuring.train("--data.batch-size", str(batch), "--max-steps", str(STEPS), *QUICK)
-    finally:
-        os.sched_setaffinity(0, cores)
-    return _seconds(run.records)
+    with measuring.one_core():
+        return _seconds(measuring.train("--data.batch-size", str(batch), "--max-steps", str(STEPS), *QUICK).records)
 
 
 def _seconds(records: list[Row]) -> float:
@@ -71,9 +60,7 @@ def together(rate: str | None, hook: str) -> tuple[float, Row]:
             launched.append(host.start(command, output=Path(scratch) / host.name, **variables))
         codes = [each.wait(START) for each in launched]
         assert codes == [0, 0], "\n".join(each.text for each in launched)
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return _seconds([record for record in records if "train/loss" in record]), summary
+        return _seconds(measuring.read_records(folder, having="train/loss")), measuring.read_summary(folder)
 
 
 def predict(machine: ddp_model.Machine, rate: float, hook: str) -> float:
@@ -83,29 +70,26 @@ def predict(machine: ddp_model.Machine, rate: float, hook: str) -> float:
     return ddp_model.step_seconds(machine, link, ranks=2, batch=BATCH, gradient_bytes=num_bytes)
 
 
-def table(results: Row) -> str:
+def markdown(results: Row) -> str:
     """Return what was found as Markdown."""
-    own = f"{1000 * results['alone']:.0f} ms"
-    lines = [
-        f"Two hosts of one core, {BATCH} images each; a rank alone takes {own} a step. Nothing in the model is fitted.",
-        "",
-        "| link | gradients | all-reduce of 228 MB (fp32) | step, measured | step, model | error |",
-        "|---|---|---|---|---|---|",
-    ]
+    heading = (
+        f"Two hosts of one core, {BATCH} images each; a rank alone takes {1000 * results['alone']:.0f} ms a step. "
+        "Nothing in the model is fitted."
+    )
+    rows = []
     for row in results["rows"]:
-        model = f"{row['model']:.2f} s | {100 * (row['model'] / row['step'] - 1):+.0f} %" if row["model"] else "- | -"
-        lines.append(
-            f"| {row['rate'] or 'not limited'} | {'bf16' if row['hook'] == 'bf16' else 'fp32'} | "
-            f"{row['allreduce_ms'] / 1000:.2f} s | {row['step']:.2f} s | {model} |"
-        )
-    return "\n".join(lines) + "\n"
+        predicted = ("-", "-")
+        if row["model"]:
+            predicted = (f"{row['model']:.2f} s", f"{100 * (row['model'] / row['step'] - 1):+.0f} %")
+        kind, probe = "bf16" if row["hook"] == "bf16" else "fp32", f"{row['allreduce_ms'] / 1000:.2f} s"
+        rows.append((row["rate"] or "not limited", kind, probe, f"{row['step']:.2f} s", *predicted))
+    heads = ["link", "gradients", "all-reduce of 228 MB (fp32)", "step, measured", "step, model", "error"]
+    return f"{heading}\n\n{measuring.table(heads, rows)}"
 
 
 def main() -> None:
     """Measure, predict, and write both down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=measuring.RESULTS)
-    options = parser.parse_args()
+    options = measuring.parser(__doc__).parse_args()
     small, large = (alone(batch) for batch in (2, BATCH))
     machine = ddp_model.fit_compute("a core", small=(2, small), large=(BATCH, large))
     rows: list[Row] = []
@@ -113,16 +97,11 @@ def main() -> None:
         for hook in ("none", "bf16"):
             step, summary = together(rate, hook)
             model = predict(machine, RATES[rate], hook) if rate else None
-            rows.append({"rate": rate, "hook": hook, "step": step, "model": model, **_probe(summary)})
+            probe = {key: summary[key] for key in PROBE}
+            rows.append({"rate": rate, "hook": hook, "step": step, "model": model, **probe})
             print(rows[-1], flush=True)
-    results = {"machine": measuring.machine(), "alone": large, "small": small, "rows": rows}
-    (options.out / "links.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (options.out / "links.md").write_text(table(results), encoding="utf-8")
-    print(table(results))
-
-
-def _probe(summary: Row) -> Row:
-    return {key: summary[key] for key in ("allreduce_ms", "allreduce_gb_per_second", "interconnect", "hosts")}
+    results = {"alone": large, "small": small, "rows": rows}
+    measuring.save("links", results, markdown(results), folder=options.out)
 
 
 if __name__ == "__main__":

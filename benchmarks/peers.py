@@ -1,6 +1,4 @@
-"""One contender of benchmarks/throughput.py, in a process of its own: the loop as its users write it well.
-
-.venv/bin/python benchmarks/peers.py accelerate --batch-size 512 --workers 2 --out result.json
+"""The contenders of benchmarks/throughput.py: loops as their users write them well.
 
 lecture     the notebook's loop: plain torch in float32, Resize and ToTensor in 4 workers, `loss.item()` at every step
 accelerate  Accelerator("bf16"), channels_last, fused Adam, torchvision's v2 transforms in persistent workers
@@ -16,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
-import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -34,35 +30,21 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.data import sources
+from alexnet_dist.data import ImageData, Split, sources
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import numpy as np
-    import numpy.typing as npt
-
-    from alexnet_dist.data.image_data import ImageData
-
-    Transform = Callable[[Image.Image], torch.Tensor]
-    Batch = tuple[torch.Tensor, torch.Tensor]
+Transform = Callable[[Image.Image], torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 LEARNING_RATE = 1e-4
 EPOCH = 50_000  # images drawn before the loader starts afresh, CIFAR-10's number: also where fewer are stored
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
-    """torchvision.datasets.CIFAR10 over arrays that are in memory already.
+    """torchvision.datasets.CIFAR10 over a split that is in memory already; `transform` takes Pillow's images."""
 
-    Args:
-        images: (N, 3, H, W) uint8.
-        labels: (N,) int64.
-        transform: from Pillow's image to the network's input.
-    """
-
-    def __init__(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], transform: Transform) -> None:
-        self.data = images.transpose(0, 2, 3, 1).copy()
-        self.targets = labels.tolist()
+    def __init__(self, split: Split, transform: Transform) -> None:
+        self.data = split.images.transpose(0, 2, 3, 1).copy()
+        self.targets = split.labels.tolist()
         self.transform = transform
 
     def __len__(self) -> int:
@@ -83,10 +65,20 @@ class Clock:
     waits: list[float] = field(default_factory=list)
     """Seconds that each step waited for its batch."""
 
-    def batches(self, loader: Any) -> Iterator[Any]:  # noqa: ANN401 - torch's loader or Accelerate's
-        """Hand out as many batches as there are steps."""
-        iterator = iter(loader)
-        for _ in range(self.warmup + self.steps):
+    loader: Any = None
+    """Torch's or Accelerate's, whose waits are timed where a framework owns the loop too."""
+
+    def over(self, loader: Any) -> Clock:  # noqa: ANN401
+        """Return an iterable of as many batches as there are steps."""
+        self.loader = loader
+        return self
+
+    def __len__(self) -> int:
+        return self.warmup + self.steps
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = iter(self.loader)
+        for _ in range(len(self)):
             asked = time.perf_counter()
             batch = next(iterator)
             self.waits.append(time.perf_counter() - asked)
@@ -108,20 +100,6 @@ class Clock:
         }
 
 
-class TimedLoader:
-    """A loader whose waits are timed where a framework owns the loop."""
-
-    def __init__(self, loader: DataLoader[Any], clock: Clock) -> None:
-        self.loader = loader
-        self.clock = clock
-
-    def __len__(self) -> int:
-        return self.clock.warmup + self.clock.steps
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.clock.batches(self.loader)
-
-
 def network(num_classes: int) -> nn.Module:
     """Return torchvision's AlexNet with a head for the data set's classes, as the notebook swaps it."""
     model = torchvision.models.alexnet()
@@ -129,52 +107,43 @@ def network(num_classes: int) -> nn.Module:
     return model  # type: ignore[no-any-return] # torchvision has no stubs
 
 
-def careful_loader(dataset: ImageData, arguments: argparse.Namespace) -> DataLoader[Any]:
-    """Return the loader of a careful user: train.py's work on each image, in workers that live on."""
-    side = dataset.train.images.shape[-1]
-    transform = v2.Compose(
-        [
-            v2.ToImage(),
-            v2.RandomCrop(side, padding=side // 8),
-            v2.RandomHorizontalFlip(),
-            v2.Resize(arguments.image_size, antialias=True),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(dataset.mean, dataset.std),
-        ]
-    )
-    images = Images(dataset.train.images, dataset.train.labels, transform)
+def loader(dataset: ImageData, arguments: argparse.Namespace, transform: Transform, **more: bool) -> DataLoader[Any]:
+    """Return a shuffling loader that never runs dry while it is timed."""
+    images = Images(dataset.train, transform)
+    num_drawn = max(EPOCH, 2 * int(arguments.batch_size * (arguments.warmup + arguments.steps)))
     return DataLoader(
         images,
         batch_size=arguments.batch_size,
-        sampler=RandomSampler(images, num_samples=num_drawn(arguments)),
+        sampler=RandomSampler(images, num_samples=num_drawn),
         num_workers=arguments.workers,
-        persistent_workers=arguments.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        drop_last=True,
+        **more,
     )
 
 
-def num_drawn(arguments: argparse.Namespace) -> int:
-    """Return how many images the loader draws: never so few that it runs dry while it is timed."""
-    return max(EPOCH, 2 * int(arguments.batch_size * (arguments.warmup + arguments.steps)))
+def careful_loader(dataset: ImageData, arguments: argparse.Namespace) -> DataLoader[Any]:
+    """Return the loader of a careful user: train.py's work on each image, in workers that live on."""
+    side = dataset.train.images.shape[-1]
+    steps = [
+        v2.ToImage(),
+        v2.RandomCrop(side, padding=side // 8),
+        v2.RandomHorizontalFlip(),
+        v2.Resize(arguments.image_size, antialias=True),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(dataset.mean, dataset.std),
+    ]
+    more = {"persistent_workers": arguments.workers > 0, "pin_memory": torch.cuda.is_available(), "drop_last": True}
+    return loader(dataset, arguments, v2.Compose(steps), **more)
 
 
 def lecture(dataset: ImageData, arguments: argparse.Namespace, clock: Clock) -> None:
     """Train as the lecture's notebook does, its network repaired."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     transform = transforms.Compose([transforms.Resize(arguments.image_size), transforms.ToTensor()])
-    images = Images(dataset.train.images, dataset.train.labels, transform)
-    loader = DataLoader(
-        images,
-        batch_size=arguments.batch_size,
-        sampler=RandomSampler(images, num_samples=num_drawn(arguments)),
-        num_workers=arguments.workers,
-    )
     model = network(len(dataset.class_names)).to(device)
     criterion = nn.NLLLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     running_loss = 0.0
-    for batch in clock.batches(loader):
+    for batch in clock.over(loader(dataset, arguments, transform)):
         inputs, labels = batch[0].to(device), batch[1].to(device)
         optimizer.zero_grad()
         loss = criterion(F.log_softmax(model(inputs), dim=1), labels)
@@ -192,10 +161,10 @@ def accelerate(dataset: ImageData, arguments: argparse.Namespace, clock: Clock) 
     accelerator = Accelerator(mixed_precision="bf16")
     model = network(len(dataset.class_names)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, careful_loader(dataset, arguments))
+    model, optimizer, batches = accelerator.prepare(model, optimizer, careful_loader(dataset, arguments))
     criterion = nn.CrossEntropyLoss()
     model.train()
-    for images, labels in clock.batches(loader):
+    for images, labels in clock.over(batches):
         inputs = images.to(memory_format=torch.channels_last)
         loss = criterion(model(inputs), labels)
         accelerator.backward(loss)
@@ -236,47 +205,33 @@ def lightning(dataset: ImageData, arguments: argparse.Namespace, clock: Clock) -
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Classifier(), TimedLoader(careful_loader(dataset, arguments), clock))
+    trainer.fit(Classifier(), clock.over(careful_loader(dataset, arguments)))
 
 
 PEERS = {"lecture": lecture, "accelerate": accelerate, "lightning": lightning}
 
 
-def main() -> None:
-    """Run one contender and write what was timed."""
-    arguments = parse()
+def run(name: str, task: dict[str, Any]) -> dict[str, Any]:
+    """Run one contender and return what was timed.
+
+    Args:
+        name: of the contender.
+        task: options of throughput.py, with the number of loader processes, `workers`, and of torch's `threads` (None
+            for torch's own choice).
+    """
+    arguments = argparse.Namespace(**task)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = DataConfig(dataset=arguments.dataset, batch_size=arguments.batch_size, image_size=arguments.image_size)
     clock = Clock(arguments.warmup, arguments.steps)
-    PEERS[arguments.name](sources.load(config), arguments, clock)
-    package = arguments.name if arguments.name in ("accelerate", "lightning") else "torch"
-    result = {
-        "name": arguments.name,
+    PEERS[name](sources.load(config), arguments, clock)
+    package = name if name in ("accelerate", "lightning") else "torch"
+    return {
+        "name": name,
         "images": arguments.steps * arguments.batch_size,
         **clock.result(),
         "workers": arguments.workers,
         "threads": torch.get_num_threads(),
         "version": f"{package} {importlib.metadata.version(package)}",
     }
-    arguments.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
-
-
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=PEERS)
-    parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--warmup", type=int, default=4, help="steps before the clock starts, at least 1")
-    parser.add_argument("--steps", type=int, default=12, help="timed steps")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--threads", type=int, help="of the training process (default: torch's own choice)")
-    parser.add_argument("--dataset", default="synthetic")
-    parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()

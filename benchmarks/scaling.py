@@ -4,8 +4,8 @@
 .venv/bin/python benchmarks/scaling.py --batch-sizes 64 512 --images 2000 --steps 3 --rounds 1
 
 1. Images a second of train.py against the global batch, against the number of images, and on one and two CPU ranks.
-2. `communication.py`, and the analytic model of `ddp_model.py` fitted to part of what it finds. What the model then
-   says of the other batch sizes and of the bf16 hook is compared with what was measured.
+2. `communication.py` with `--rounds` and `--batches` (images a rank), and the model of `ddp_model.py` fitted to part of
+   what it finds. What the model then says of the other batch sizes and of the bf16 hook is compared with it.
 3. The model's curves for GPUs and links that this machine need not have, and the comparison on paper of an exchange of
    sufficient factors with the all-reduce.
 
@@ -13,27 +13,19 @@ Writes scaling.{json,md}, scaling_batch.png, scaling_model.png and communication
 cores; other work on the machine shows in the figures.
 """
 
-from __future__ import annotations
-
 import argparse
-import contextlib
 import dataclasses
 import io
-import os
 import tempfile
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import communication
 import ddp_model
 import measuring
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from matplotlib.axes import Axes
-
-Row = dict[str, Any]
+from matplotlib.axes import Axes
+from measuring import Row
 
 WARM_UP = 3  # steps
 NUM_TEST_IMAGES = 64  # every run ends with an evaluation, which nothing here measures
@@ -70,72 +62,53 @@ def write_images(folder: Path, num_images: int) -> None:
         Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
 
 
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-    """Runs of train.py that differ in little."""
-
-    folder: Path
-    """Of the images, in Hub layout, and of their cache."""
-    options: argparse.Namespace
-
-    def measure(self, batch: int, *flags: str, ranks: int = 1, num_images: int | None = None) -> Row:
-        """Return the images a second of one run, its first steps left out: they touch memory for the first time."""
-        num_images = num_images or max(self.options.images)
-        data = ["--data.dataset", str(self.folder / "images"), "--data.cache-dir", str(self.folder / "cache")]
-        data += ["--data.limit", str(num_images), "--data.batch-size", str(batch)]
-        data += ["--data.image-size", str(self.options.image_size)]
-        rare = ["--log.kernels-every-epochs", "1000000", "--checkpoint.every-epochs", "1000000"]
-        length = ["--max-steps", str(self.options.steps + WARM_UP), "--log.every-steps", "1"]
-        run = measuring.train(*data, *rare, *length, *flags, ranks=ranks)
-        rate = measuring.rate(run.records, skip=WARM_UP)
-        return {"batch": batch, "num_images": num_images, "ranks": ranks, "images_per_second": rate}
+def train_on(images: Path, *flags: str, ranks: int = 1) -> measuring.Run:
+    """Run train.py on written images; pictures and checkpoints come too rarely to be measured."""
+    data = ["--data.dataset", str(images), "--data.cache-dir", str(images.parent / "cache")]
+    rare = ["--log.kernels-every-epochs", "1000000", "--checkpoint.every-epochs", "1000000"]
+    return measuring.train(*data, *rare, *flags, ranks=ranks)
 
 
-@contextlib.contextmanager
-def one_core() -> Iterator[None]:
-    """Let children have a single core: a rank's share of a machine with as many ranks as cores."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-def measure_ranks(trainer: Trainer, batch: int) -> list[Row]:
-    """Compare one rank on one core, one on all, and two: with as many images a rank, and as many together."""
-    cpu = "--runtime.cpu"
-    with one_core():
-        rows = [{"name": "one rank on one core", **trainer.measure(batch, cpu)}]
-    rows.append({"name": "one rank on all cores", **trainer.measure(2 * batch, cpu)})
-    rows.append({"name": "two ranks, weak scaling", **trainer.measure(2 * batch, cpu, ranks=2)})
-    rows.append({"name": "two ranks, strong scaling", **trainer.measure(batch, cpu, ranks=2)})
-    rows.append(
-        {"name": "two ranks, bf16 hook", **trainer.measure(2 * batch, cpu, "--runtime.comm-hook", "bf16", ranks=2)}
-    )
-    return rows
+def train_rate(
+    images: Path, options: argparse.Namespace, batch: int, *flags: str, ranks: int = 1, num_images: int | None = None
+) -> Row:
+    """Return the images a second of one run, its first steps left out: they touch memory for the first time."""
+    num_images = num_images or max(options.images)
+    sizes = {"batch-size": batch, "limit": num_images, "image-size": options.image_size}
+    words = [word for name, value in sizes.items() for word in (f"--data.{name}", str(value))]
+    words += ["--max-steps", str(options.steps + WARM_UP), "--log.every-steps", "1"]
+    rate = measuring.rate(train_on(images, *words, *flags, ranks=ranks).records, skip=WARM_UP)
+    return {"batch": batch, "num_images": num_images, "ranks": ranks, "images_per_second": rate}
 
 
 def measure_training(options: argparse.Namespace) -> dict[str, list[Row]]:
-    """Measure train.py against batch, number of images and ranks."""
+    """Measure train.py against batch, number of images and ranks: as many images a rank, and as many together."""
+    middle = sorted(options.batch_sizes)[len(options.batch_sizes) // 2]
+    batch, cpu = options.batches[0], "--runtime.cpu"
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(Path(scratch), options)
-        write_images(trainer.folder / "images", max(options.images))
-        middle = sorted(options.batch_sizes)[len(options.batch_sizes) // 2]
+        images = Path(scratch) / "images"
+        write_images(images, max(options.images))
+        with measuring.one_core():
+            alone = train_rate(images, options, batch, cpu)
+        hook = ("--runtime.comm-hook", "bf16")
+        ranks = {
+            "one rank on one core": alone,
+            "one rank on all cores": train_rate(images, options, 2 * batch, cpu),
+            "two ranks, weak scaling": train_rate(images, options, 2 * batch, cpu, ranks=2),
+            "two ranks, strong scaling": train_rate(images, options, batch, cpu, ranks=2),
+            "two ranks, bf16 hook": train_rate(images, options, 2 * batch, cpu, *hook, ranks=2),
+        }
         return {
-            "batch_sizes": [trainer.measure(batch) for batch in options.batch_sizes],
-            "images": [trainer.measure(min(middle, num), num_images=num) for num in options.images],
-            "ranks": measure_ranks(trainer, options.batches[0]),
+            "batch_sizes": [train_rate(images, options, size) for size in options.batch_sizes],
+            "images": [train_rate(images, options, min(middle, num), num_images=num) for num in options.images],
+            "ranks": [{"name": name, **row} for name, row in ranks.items()],
         }
 
 
 # ---- the model ------------------------------------------------------------------------------------------------------
 
 
-def fit(found: dict[str, Any]) -> tuple[ddp_model.Machine, dict[str, ddp_model.Link]]:
+def fit(found: Row) -> tuple[ddp_model.Machine, dict[str, ddp_model.Link]]:
     """Fit a rank and its links.
 
     Fitted are: rate and fixed seconds, by the smallest and the first batch size without communication; bandwidths, by
@@ -154,28 +127,22 @@ def fit(found: dict[str, Any]) -> tuple[ddp_model.Machine, dict[str, ddp_model.L
     return ddp_model.fit_shared_cores(machine, links["fp32"], ranks=ranks, exposed=rows[first]["exposed"]), links
 
 
-def _variant(found: dict[str, Any], hook: str) -> dict[str, Any]:
+def _variant(found: Row, hook: str) -> Row:
     reference = found["options"]["bucket_mb"][0]
     return next(v for v in found["variants"] if v["hook"] == hook and v["bucket_mb"] == reference)
 
 
-def compare(found: dict[str, Any], machine: ddp_model.Machine, links: dict[str, ddp_model.Link]) -> list[Row]:
+def compare(found: Row, machine: ddp_model.Machine, links: dict[str, ddp_model.Link]) -> list[Row]:
     """Return the model's steps beside those measured."""
     rows = []
     for hook, kind, size in (("none", "fp32", 4), ("bf16", "bf16", 2)):
         if hook not in found["options"]["hooks"]:
             continue
-        extra = found["all_reduce"]["rounding_seconds"] if hook == "bf16" else 0.0
         measured = _variant(found, hook)["batches"]
+        exchange = {"ranks": found["options"]["ranks"], "gradient_bytes": size}
+        exchange["extra"] = found["all_reduce"]["rounding_seconds"] if hook == "bf16" else 0.0
         for batch, row in measured.items():
-            predicted = ddp_model.step_seconds(
-                machine,
-                links[kind],
-                ranks=found["options"]["ranks"],
-                batch=int(batch),
-                gradient_bytes=size,
-                extra=extra,
-            )
+            predicted = ddp_model.step_seconds(machine, links[kind], batch=int(batch), **exchange)
             fitted = hook == "none" and batch == next(iter(measured))
             rows.append({"hook": hook, "batch": int(batch), "fitted": fitted, "measured": row["step"]})
             rows[-1] |= {"predicted": predicted, "error": predicted / row["step"] - 1}
@@ -196,44 +163,33 @@ def curves() -> list[Row]:
                 for gpus in GPU_COUNTS
             ],
         }
-        for link in LINKS
-        for batch in (512, 64)
-        for size in (4, 2)
+        for link, batch, size in product(LINKS, (512, 64), (4, 2))
     ]
-
-
-def factors() -> list[Row]:
-    """Compare the exchange of sufficient factors with the bf16 all-reduce."""
-    cases = ddp_model.factor_cases(ddp_model.A100, LINKS, ranks=(2, 8), batches=(32, 64, 512))
-    return [dataclasses.asdict(case) for case in cases]
 
 
 # ---- tables and pictures --------------------------------------------------------------------------------------------
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: Row) -> str:
     """Return the tables of everything but communication."""
     training, model = results["training"], results["model"]
-    rows: list[tuple[object, ...]]
-    rows = [(row["batch"], f"{row['images_per_second']:.0f}") for row in training["batch_sizes"]]
-    parts = ["## Global batch", table(["global batch", "images/s"], rows)]
-    rows = [(row["num_images"], row["batch"], f"{row['images_per_second']:.0f}") for row in training["images"]]
-    parts += ["## Number of images", table(["images", "global batch", "images/s"], rows)]
-    rows = [(row["name"], row["batch"], f"{row['images_per_second']:.0f}") for row in training["ranks"]]
-    parts += ["## Ranks", table(["ranks", "global batch", "images/s"], rows)]
-    parts += ["## The model and two ranks", fit_text(model["fit"]), comparison_table(model["points"])]
-    parts += ["## The model and GPUs: not measured", efficiency_table(model["curves"])]
-    parts += ["## Sufficient factors for fc6 and fc7: on paper", FACTOR_TEXT, factor_table(model["factors"])]
-    return "\n\n".join(parts) + "\n"
+
+    def rates(rows: list[Row], **columns: str) -> str:
+        cells = [(*(row[key] for key in columns), f"{row['images_per_second']:.0f}") for row in rows]
+        return measuring.table([*columns.values(), "images/s"], cells)
+
+    parts = {
+        "Global batch": rates(training["batch_sizes"], batch="global batch"),
+        "Number of images": rates(training["images"], num_images="images", batch="global batch"),
+        "Ranks": rates(training["ranks"], name="ranks", batch="global batch"),
+        "The model and two ranks": f"{fit_text(model['fit'])}\n\n{comparison_table(model['points'])}",
+        "The model and GPUs: not measured": efficiency_table(model["curves"]),
+        "Sufficient factors for fc6 and fc7: on paper": f"{FACTOR_TEXT}\n\n{factor_table(model['factors'])}",
+    }
+    return "\n".join(f"## {title}\n\n{text}" for title, text in parts.items())
 
 
-def fit_text(fit: dict[str, Any]) -> str:
+def fit_text(fit: Row) -> str:
     """Say what was fitted and to what."""
     machine, links = fit["machine"], fit["links"]
     bandwidths = " and ".join(f"{link['bandwidth'] / 1e9:.2f} GB/s ({name})" for name, link in links.items())
@@ -251,29 +207,24 @@ def comparison_table(points: list[Row]) -> str:
         (
             point["hook"],
             point["batch"],
-            f"{1e3 * point['measured']:.0f}",
-            f"{1e3 * point['predicted']:.0f}",
+            *(f"{1e3 * point[key]:.0f}" for key in ("measured", "predicted")),
             f"{point['error']:+.0%}",
             "fitted" if point["fitted"] else "predicted",
         )
         for point in points
     ]
-    return table(["hook", "images a rank", "measured, ms", "model, ms", "error", ""], rows)
+    return measuring.table(["hook", "images a rank", "measured, ms", "model, ms", "error", ""], rows)
 
 
 def efficiency_table(found: list[Row], counts: Sequence[int] = (2, 8, 32, 128, 1024)) -> str:
     """Return some points of the curves, float32 / bf16."""
-    pairs = zip(found[::2], found[1::2], strict=True)
     widest = {link.name: link.widest or max(GPU_COUNTS) for link in LINKS}
     rows = []
-    for full, half in pairs:
-        cells = []
-        for count in counts:
-            at = GPU_COUNTS.index(count)
-            both = f"{full['efficiency'][at]:.0%} / {half['efficiency'][at]:.0%}"
-            cells.append(both if count <= widest[full["link"]] else "-")
+    for full, half in zip(found[::2], found[1::2], strict=True):
+        pairs = dict(zip(GPU_COUNTS, zip(full["efficiency"], half["efficiency"], strict=True), strict=True))
+        cells = ["{:.0%} / {:.0%}".format(*pairs[num]) if num <= widest[full["link"]] else "-" for num in counts]
         rows.append((full["link"], full["batch"], *cells))
-    return table(["link", "images a GPU", *(f"{count} GPUs" for count in counts)], rows)
+    return measuring.table(["link", "images a GPU", *(f"{count} GPUs" for count in counts)], rows)
 
 
 def factor_table(cases: list[Row]) -> str:
@@ -281,37 +232,32 @@ def factor_table(cases: list[Row]) -> str:
     heads = ["rank", "link", "ranks", "images a rank", "bf16 all-reduce, ms", "factors, ms", "gain", "one rank, ms"]
     rows = [
         (
-            case["machine"],
-            case["link"],
-            case["ranks"],
-            case["batch"],
+            *(case[key] for key in ("machine", "link", "ranks", "batch")),
             *(f"{1e3 * case[key]:.1f}" for key in ("all_reduce", "factors")),
             f"{case['all_reduce'] / case['factors']:.2f}",
             f"{1e3 * case['alone']:.1f}",
         )
         for case in cases
     ]
-    return table(heads, rows)
+    return measuring.table(heads, rows)
 
 
-def draw(results: dict[str, Any], folder: Path) -> None:
+def draw(results: Row, folder: Path) -> None:
     """Write both pictures."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = results["training"]["batch_sizes"]
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     axes.plot([row["batch"] for row in rows], [row["images_per_second"] for row in rows], "o-")
     axes.set(xscale="log", xlabel="global batch", ylabel="images/s", ylim=0, title="Throughput of train.py, measured")
     axes.set_xticks([row["batch"] for row in rows], [str(row["batch"]) for row in rows])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     figure.savefig(folder / "scaling_batch.png", dpi=120)
-    plt.close(figure)
 
-    figure, grid = plt.subplots(2, 2, figsize=(11, 8), sharex=True, sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for line, size in zip(grid, (4, 2), strict=True):
         for panel, batch in zip(line, (512, 64), strict=True):
             chosen = [c for c in results["model"]["curves"] if (c["batch"], c["gradient_bytes"]) == (batch, size)]
@@ -324,7 +270,6 @@ def draw(results: dict[str, Any], folder: Path) -> None:
     figure.suptitle("AlexNet under DDP: a model, not measured. A100 assumed at 20,000 images/s, typical links")
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LINKS))
     figure.savefig(folder / "scaling_model.png", dpi=120)
-    plt.close(figure)
 
 
 def draw_curves(panel: Axes, found: list[Row]) -> None:
@@ -347,16 +292,8 @@ def draw_curves(panel: Axes, found: list[Row]) -> None:
 
 def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, argparse.Namespace]:
     """Return this program's options, and those that it hands to communication.py."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
-    parser.add_argument("--images", type=int, nargs="+", default=[2_000, 10_000, 50_000])
-    parser.add_argument("--steps", type=int, default=6, help="measured in each run")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=3, help="of communication.py")
-    parser.add_argument(
-        "--batches", type=int, nargs="+", default=[64, 2, 32, 128], help="images a rank; the first fits"
-    )
-    parser.add_argument("--out", type=Path, default=measuring.RESULTS)
+    lists = {"batch_sizes": [64, 128, 256, 512, 1024], "images": [2_000, 10_000, 50_000], "batches": [64, 2, 32, 128]}
+    parser = measuring.parser(__doc__, **lists, steps=6, image_size=224, rounds=3)
     options = parser.parse_args(argv)
     handed = [f"--image-size={options.image_size}", f"--rounds={options.rounds}", f"--out={options.out}"]
     return options, communication.parse([*handed, "--batches", *map(str, options.batches)])
@@ -369,21 +306,13 @@ def main() -> None:
     found = communication.measure(inner)
     measuring.save("communication", found, communication.markdown(found), folder=options.out)
     machine, links = fit(found)
-    model = {
-        "fit": {
-            "machine": dataclasses.asdict(machine),
-            "links": {name: dataclasses.asdict(link) for name, link in links.items()},
-        },
-        "points": compare(found, machine, links),
-        "curves": curves(),
-        "factors": factors(),
-    }
-    used = {name: value for name, value in vars(options).items() if name != "out"}
-    results = {"machine": measuring.machine(), "options": used, "training": training, "model": model}
-    text = markdown(results)
-    measuring.save("scaling", results, text, folder=options.out)
+    fitted = {"machine": dataclasses.asdict(machine)}
+    fitted["links"] = {name: dataclasses.asdict(link) for name, link in links.items()}
+    factors = ddp_model.factor_cases(ddp_model.A100, LINKS, ranks=(2, 8), batches=(32, 64, 512))
+    model = {"fit": fitted, "points": compare(found, machine, links), "curves": curves(), "factors": factors}
+    results = {"options": measuring.settings(options), "training": training, "model": model}
     draw(results, options.out)
-    print(text)
+    measuring.save("scaling", results, markdown(results), folder=options.out)
 
 
 if __name__ == "__main__":

@@ -6,25 +6,23 @@ make bench BENCH="--rounds 1"
 .venv/bin/python benchmarks/throughput.py --tune --rounds 1     # which workers and threads suit the Accelerate loop
 
 A round measures the machine's matrix products and then runs every contender (benchmarks/peers.py, and train.py with its
-default options) in an order that moves on by one each round. Speeds are compared within a round, pair by pair. Writes
-throughput.json, .md and .png.
+default options) for `--steps` timed steps after `--warmup`, in an order that moves on by one each round. Speeds are
+compared within a round, pair by pair. `--workers` are the loader processes of Accelerate and Lightning,
+`--lecture-workers` those of the lecture's loop, which says 4. Writes throughput.json, .md and .png.
 """
 
-from __future__ import annotations
-
 import argparse
-import json
 import os
 import statistics
-import sys
-import tempfile
+from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import logging_cost
 import measuring
+import overheads
+import peers
 import torch
+from measuring import Row
 
 from alexnet_dist import __version__
 from alexnet_dist.config import DataConfig, ModelConfig, RuntimeConfig
@@ -33,17 +31,15 @@ from alexnet_dist.distributed import precision as precision_module
 from alexnet_dist.models import alexnet
 from alexnet_dist.training import profiler
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 OURS = "alexnet_dist"
-CONTENDERS = ("lecture", "accelerate", "lightning", OURS)
+CONTENDERS = [*peers.PEERS, OURS]
 LABELS = {
     "lecture": "the lecture's loop",
     "accelerate": "Accelerate loop",
     "lightning": "Lightning",
     OURS: "alexnet_dist (train.py)",
 }
+OF_LOOP = ("workers", "threads", "version")
 PROFILED_STEPS = profiler.SKIPPED + 1 + profiler.TRACED
 
 NOTES = (
@@ -52,29 +48,12 @@ NOTES = (
     "* train.py logs: a record every few steps to metrics.jsonl and to W&B (offline). The other loops log nothing.",
 )
 
-Row = dict[str, Any]
-Spread = dict[str, float]
 
-
-def run_peer(name: str, arguments: argparse.Namespace, *, workers: int, threads: int | None = None) -> Row:
+def run_peer(name: str, options: argparse.Namespace, *, workers: int, threads: int | None = None) -> Row:
     """Run a loop of peers.py in a process of its own."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "result.json"
-        flags: dict[str, object] = {
-            "--batch-size": arguments.batch_size,
-            "--image-size": arguments.image_size,
-            "--warmup": arguments.warmup,
-            "--steps": arguments.steps,
-            "--workers": workers,
-            "--dataset": arguments.dataset,
-            "--out": path,
-        }
-        if threads is not None:
-            flags["--threads"] = threads
-        words = [str(word) for flag in flags.items() for word in flag]
-        script = str(Path(__file__).parent / "peers.py")
-        finished = measuring.run_child([sys.executable, script, name, *words])
-        result: Row = json.loads(path.read_text(encoding="utf-8"))
+    task = {**measuring.settings(options), "workers": workers, "threads": threads}
+    finished = measuring.call("peers", "run", name, task)
+    result: Row = finished.found
     wait_seconds = result.pop("wait_seconds")
     return {
         **result,
@@ -84,11 +63,11 @@ def run_peer(name: str, arguments: argparse.Namespace, *, workers: int, threads:
     }
 
 
-def run_ours(arguments: argparse.Namespace) -> Row:
+def run_ours(options: argparse.Namespace) -> Row:
     """Run train.py as its users start it, and leave out the records of the warm-up."""
-    steps = arguments.warmup + arguments.steps
-    run = measuring.train(*_sizes(arguments), "--max-steps", str(steps), "--log.every-steps", str(arguments.warmup))
-    warm = arguments.warmup * arguments.batch_size
+    steps = options.warmup + options.steps
+    run = measuring.train(*_sizes(options), "--max-steps", str(steps), "--log.every-steps", str(options.warmup))
+    warm = options.warmup * options.batch_size
     skip = 1 + next(i for i, record in enumerate(run.records) if record["samples_seen"] >= warm)
     rate = measuring.rate(run.records, skip=skip)
     shares = list(pairwise(run.records[skip - 1 :]))
@@ -111,59 +90,45 @@ def run_ours(arguments: argparse.Namespace) -> Row:
     }
 
 
-def _sizes(arguments: argparse.Namespace) -> list[str]:
-    sizes = {"dataset": arguments.dataset, "batch-size": arguments.batch_size, "image-size": arguments.image_size}
+def _sizes(options: argparse.Namespace) -> list[str]:
+    sizes = {"dataset": options.dataset, "batch-size": options.batch_size, "image-size": options.image_size}
     return [word for name, value in sizes.items() for word in (f"--data.{name}", str(value))]
 
 
-def input_share(arguments: argparse.Namespace, rows: Sequence[Row]) -> float:
+def input_share(options: argparse.Namespace, rows: Sequence[Row]) -> float:
     """Return the share of a step of train.py that augments, enlarges and normalises, from one more run.
 
     The profiler times that section; the step it is a share of is the median one without the profiler, which slows the
     rest of the step down.
     """
-    run = measuring.train(*_sizes(arguments), "--max-steps", str(PROFILED_STEPS), "--profile")
-    step = statistics.median(arguments.batch_size / row["images_per_second"] for row in rows if row["name"] == OURS)
+    run = measuring.train(*_sizes(options), "--max-steps", str(PROFILED_STEPS), "--profile")
+    step = statistics.median(options.batch_size / row["images_per_second"] for row in rows if row["name"] == OURS)
     return run.sections["input"] / profiler.TRACED / step
 
 
-def measure(arguments: argparse.Namespace) -> list[Row]:
+def measure(options: argparse.Namespace) -> list[Row]:
     """Run all rounds; each row is one contender in one round."""
     precision = precision_module.resolve_precision(RuntimeConfig(), use_cpu=not torch.cuda.is_available()).name
-    flops = flops_per_image(arguments)
+    flops = flops_per_image(options)
+    peaks: dict[int, float] = {}
     rows: list[Row] = []
-    for number in range(arguments.rounds):
-        peak = measuring.matmul_peak(precision)
-        print(f"round {number + 1}: {precision} matrix products at {peak / 1e12:.2f} TFLOP/s", flush=True)
-        for name in rotated(arguments.contenders, number):
-            row = run_ours(arguments) if name == OURS else run_peer(name, arguments, workers=workers(name, arguments))
-            mfu = row["images_per_second"] * flops / peak
-            rows.append({"round": number, **row, "peak_tflops": peak / 1e12, "mfu": mfu})
-            print(f"  {LABELS[name]}: {row['images_per_second']:.1f} images/s", flush=True)
+    for number, name in measuring.in_turn(options.contenders, options.rounds):
+        if number not in peaks:
+            peaks[number] = measuring.matmul_peak(precision)
+            print(f"round {number + 1}: {precision} matrix products at {peaks[number] / 1e12:.2f} TFLOP/s", flush=True)
+        workers = options.lecture_workers if name == "lecture" else options.workers
+        row = run_ours(options) if name == OURS else run_peer(name, options, workers=workers)
+        mfu = row["images_per_second"] * flops / peaks[number]
+        rows.append({"round": number, **row, "peak_tflops": peaks[number] / 1e12, "mfu": mfu})
+        print(f"  {LABELS[name]}: {row['images_per_second']:.1f} images/s", flush=True)
     return rows
 
 
-def flops_per_image(arguments: argparse.Namespace) -> int:
+def flops_per_image(options: argparse.Namespace) -> int:
     """Count one image's operations in a training step, for the data set's number of classes."""
-    config = DataConfig(dataset=arguments.dataset, batch_size=arguments.batch_size, image_size=arguments.image_size)
+    config = DataConfig(dataset=options.dataset, batch_size=options.batch_size, image_size=options.image_size)
     network = alexnet.build(ModelConfig(), num_classes=len(sources.load(config).class_names), seed=0)
-    return alexnet.training_flops(network, arguments.image_size)
-
-
-def workers(name: str, arguments: argparse.Namespace) -> int:
-    """Return how many loader processes a peer gets."""
-    return int(arguments.lecture_workers if name == "lecture" else arguments.workers)
-
-
-def rotated(names: Sequence[str], number: int) -> list[str]:
-    """Return the names in the order of that round: nobody always runs after the same one."""
-    start = number % len(names)
-    return [*names[start:], *names[:start]]
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Return median and range."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return alexnet.training_flops(network, options.image_size)
 
 
 def ratios(rows: Sequence[Row], name: str) -> list[float]:
@@ -185,43 +150,35 @@ def summarize(rows: Sequence[Row]) -> dict[str, Row]:
         keys = ("images_per_second", "peak_memory_gib", "data_wait_pct", "mfu")
         quotients = ratios(rows, name)
         summary[name] = {
-            **{key: spread([row[key] for row in own]) for key in keys},
-            "ratio": spread(quotients) if quotients else None,
-            **{key: own[0][key] for key in ("workers", "threads", "version")},
+            **{key: measuring.spread([row[key] for row in own]) for key in keys},
+            "ratio": measuring.spread(quotients) if quotients else None,
+            **{key: own[0][key] for key in OF_LOOP},
         }
     return summary
 
 
 def table(summary: dict[str, Row]) -> str:
     """Return the summary as a Markdown table."""
-    header = ["loop", "images/s", "train.py is faster by", "peak memory, GiB", "waiting for data", "MFU"]
-    header += ["loader processes", "threads", "version"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for name, row in summary.items():
-        quotient = "" if name == OURS or row["ratio"] is None else _ranged(row["ratio"], "{:.2f}")
-        cells = [
+    heads = ["loop", "images/s", "train.py is faster by", "peak memory, GiB", "waiting for data", "MFU"]
+    heads += ["loader processes", "threads", "version"]
+    rows = [
+        (
             LABELS[name],
-            _ranged(row["images_per_second"], "{:.1f}"),
-            quotient,
+            measuring.ranged(row["images_per_second"], "{:.1f}"),
+            "" if name == OURS or row["ratio"] is None else measuring.ranged(row["ratio"], "{:.2f}"),
             f"{row['peak_memory_gib']['median']:.2f}",
             f"{row['data_wait_pct']['median']:.1f} %",
             f"{row['mfu']['median']:.2f}",
-            str(row["workers"]),
-            str(row["threads"]),
-            row["version"],
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _ranged(values: Spread, style: str) -> str:
-    median, least, most = (style.format(values[key]) for key in ("median", "least", "most"))
-    return f"{median} ({least} to {most})"
+            *(row[key] for key in OF_LOOP),
+        )
+        for name, row in summary.items()
+    ]
+    return measuring.table(heads, rows)
 
 
 def report(results: Row) -> str:
     """Return the Markdown file."""
-    settings, machine = results["settings"], results["machine"]
+    settings, machine = results["settings"], measuring.machine()
     on = ", ".join(machine["gpus"]) or f"{machine['cores']} cores of {machine['cpu']}"
     heading = (
         f"{settings['dataset']} images at {settings['image_size']}, batch {settings['batch_size']}, on {on}, torch "
@@ -233,17 +190,15 @@ def report(results: Row) -> str:
         share = f"{results['input_share']:.1%}"
         lines.append(f"* Augmentation, enlargement and normalisation take {share} of a step of train.py.")
     if results["logging"] is not None:
-        lines.append(f"* {logging_cost.sentence(results['logging'])}")
+        lines.append(f"* {overheads.sentence(results['logging'])}")
     return "\n".join(lines) + "\n"
 
 
 def draw(summary: dict[str, Row], path: Path) -> None:
     """Draw each contender's median rate as a bar, with its range."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1 + 0.7 * len(summary)), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     rates = [row["images_per_second"] for row in summary.values()]
     medians = [rate["median"] for rate in rates]
@@ -262,60 +217,41 @@ def draw(summary: dict[str, Row], path: Path) -> None:
     figure.savefig(path)
 
 
-def tune(arguments: argparse.Namespace) -> str:
+def tune(options: argparse.Namespace) -> str:
     """Run the Accelerate loop with other numbers of workers and threads and return a Markdown table."""
-    choices = list(product((1, 2, 4), (1, 2)))
-    rates: dict[tuple[int, int], list[float]] = {choice: [] for choice in choices}
-    for _ in range(arguments.rounds):
-        for num_workers, threads in choices:
-            row = run_peer("accelerate", arguments, workers=num_workers, threads=threads)
-            rates[num_workers, threads].append(row["images_per_second"])
-            print(f"{num_workers} workers, {threads} threads: {row['images_per_second']:.1f} images/s", flush=True)
-    lines = ["| loader processes | threads | images/s, median (range) |", "|---|---|---|"]
-    lines += [f"| {w} | {t} | {_ranged(spread(values), '{:.1f}')} |" for (w, t), values in rates.items()]
-    return "\n".join(lines) + "\n"
+    rates: dict[tuple[int, int], list[float]] = {choice: [] for choice in product((1, 2, 4), (1, 2))}
+    for _, (workers, threads) in measuring.in_turn(rates, options.rounds):
+        row = run_peer("accelerate", options, workers=workers, threads=threads)
+        rates[workers, threads].append(row["images_per_second"])
+        print(f"{workers} workers, {threads} threads: {row['images_per_second']:.1f} images/s", flush=True)
+    rows = [(*choice, measuring.ranged(measuring.spread(found), "{:.1f}")) for choice, found in rates.items()]
+    return measuring.table(["loader processes", "threads", "images/s, median (range)"], rows)
 
 
 def main() -> None:
     """Measure, and write what was measured."""
-    arguments = parse()
-    if arguments.tune:
-        print(tune(arguments))
+    options = parse()
+    if options.tune:
+        print(tune(options))
         return
-    rows = measure(arguments)
-    ours = OURS in arguments.contenders
-    share = input_share(arguments, rows) if ours else None
-    logging = logging_cost.measure(*_sizes(arguments), batch_size=arguments.batch_size) if ours else None
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "tune")}
+    rows = measure(options)
+    ours = OURS in options.contenders
     results: Row = {
-        "machine": measuring.machine(),
-        "settings": settings,
+        "settings": {name: value for name, value in measuring.settings(options).items() if name != "tune"},
         "contenders": summarize(rows),
-        "input_share": share,
-        "logging": logging,
+        "input_share": input_share(options, rows) if ours else None,
+        "logging": overheads.measure_logging(*_sizes(options), batch_size=options.batch_size) if ours else None,
         "rounds": rows,
     }
-    markdown = report(results)
-    measuring.save("throughput", results, markdown, folder=arguments.out)
-    draw(results["contenders"], arguments.out / "throughput.png")
-    print(f"\n{markdown}")
+    draw(results["contenders"], options.out / "throughput.png")
+    measuring.save("throughput", results, report(results), folder=options.out)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=4, help="steps of each run before its clock starts")
-    parser.add_argument("--steps", type=int, default=12, help="timed steps of each run")
-    parser.add_argument("--dataset", default="synthetic")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the Accelerate and Lightning loops")
-    parser.add_argument("--lecture-workers", type=int, default=4, help="of the lecture's loop, which says 4")
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
-    parser.add_argument("--tune", action="store_true", help="instead, compare workers and threads")
-    parser.add_argument("--out", type=Path, default=measuring.RESULTS)
-    return parser.parse_args()
+    sizes = {"batch_size": 512, "image_size": 224, "rounds": 5, "warmup": 4, "steps": 12, "dataset": "synthetic"}
+    workers = {"workers": os.cpu_count() or 1, "lecture_workers": 4}
+    return measuring.parser(__doc__, **sizes, **workers, contenders=CONTENDERS, tune=False).parse_args()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import accelerate
 import torch
 
 from alexnet_dist import __version__
+from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import Config, DataConfig
 from alexnet_dist.data import ImageData
 from alexnet_dist.distributed import Hardware, topology
@@ -66,23 +67,14 @@ def tags(facts: Facts) -> list[str]:
     return [facts["dataset"], facts["precision"], "1 process" if num == 1 else f"{num} processes"]
 
 
-def run_card(
-    config: Config,
-    facts: Facts,
-    *,
-    context: TrainContext,
-    plan: Plan,
-    hardware: Hardware,
-    progress: Progress,
-    tracking: str,
-) -> dict[str, str]:
+def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str, str]:
     """Return the rows that are shown before training starts."""
-    batch_size = config.data.batch_size
+    config, facts, plan = run.config, run.log.facts, run.plan
+    batch_size, source = config.data.batch_size, run.context.inputs.spec.stored_size
     processes = "1 process" if hardware.world_size == 1 else f"{hardware.world_size} processes (DDP)"
     threads = f", {hardware.threads} threads each" if hardware.device == "CPU" else ""
     stands_in = f" (FALLBACK for {facts['fallback_for']})" if facts["fallback_for"] else ""
     parts = f" in {config.optim.accumulate} parts" if config.optim.accumulate > 1 else ""
-    source = context.inputs.spec.stored_size
     begin = f"continues after step {progress.step}" if progress.step else "begins"
     left_over = facts["num_train_images"] % batch_size
     return {
@@ -100,9 +92,9 @@ def run_card(
         "steps": f"{plan.steps_per_epoch} an epoch, {config.epochs} epochs"
         + (f", stopping after step {plan.last_step}" if config.max_steps else "")
         + (f"; {left_over} images of each epoch's order do not fill a batch" if left_over else ""),
-        "optimizer": f"{config.optim.name}, lr {context.learning_rate.peak_lr:g} {config.optim.schedule}"
+        "optimizer": f"{config.optim.name}, lr {run.context.learning_rate.peak_lr:g} {config.optim.schedule}"
         + (f", evaluates an average of weights ({config.optim.ema:g})" if config.optim.ema else ""),
-        "tracking": tracking,
+        "tracking": run.log.tracking,
         "run folder": f"{config.out_dir} ({begin})",
     }
 

@@ -9,18 +9,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from torch import nn
+
 from alexnet_dist import data
 from alexnet_dist.commands import media, network_file, results, run_summary, train_setup
 from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import Config, to_dict
-from alexnet_dist.data import ImageData
-from alexnet_dist.distributed import Request, RunControl, StoppedError, launch_checks, topology
+from alexnet_dist.data import ImageData, Inputs
+from alexnet_dist.distributed import Hardware, Request, RunControl, StoppedError, launch_checks, topology
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.distributed import hardware as hardware_module
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
 from alexnet_dist.models import alexnet, weights
 from alexnet_dist.report import page
-from alexnet_dist.tracking import Console, code_version, run_dir, wandb_tracker
+from alexnet_dist.tracking import Console, RunLogger, code_version, run_dir, wandb_tracker
 from alexnet_dist.training import (
     Evaluation,
     Metrics,
@@ -67,48 +70,58 @@ def train(config: Config) -> TrainResult:
     dataset = data.load(config.data)
     start = weights.starting_weights(config.model)
     network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=config.seed, start=start)
-    before = kernel_images.snapshot(network)
 
     # ---- processes and the run folder
     accelerator, precision = processes.make_accelerator(config)
     lock = run_dir.RunDirLock()
     try:
         folder = processes.from_main(accelerator, lambda: run_dir.choose_run_dir(config, data_name=dataset.name))
-        config = dataclasses.replace(config, out_dir=folder)
         processes.from_main(accelerator, lambda: lock.take(folder))
-        console = Console(enabled=accelerator.is_main_process)
-
-        # ---- the parts of the run
-        hardware = hardware_module.survey(accelerator, precision)
+        config = dataclasses.replace(config, out_dir=folder)
         inputs = train_setup.make_inputs(config, dataset, start, precision.dtype)
-        context, loaders, plan = train_setup.prepare(config, dataset, network, accelerator, hardware, inputs)
-        control = RunControl(accelerator, folder, timeout=timedelta(seconds=config.runtime.timeout_seconds))
-        control.watch(context.model)
-        progress = resume(folder, dataset, context)
-        if plan.is_done(progress):
-            console.print(f"{folder} has its {progress.step} steps already: nothing to train")
-            return result_of(folder, progress, status="nothing to train")
-        facts = run_summary.facts(config, dataset, context, plan, hardware)
-        num_parameters, probe = facts["num_parameters"], config.runtime.probe_network
-        facts |= topology.survey(accelerator, num_parameters=num_parameters, probe=probe)
-        facts |= {"git_commit": code_version.git_commit()}
-        log = train_setup.open_log(config, facts, context, progress, control)
-        saver = checkpoint.Saver(
-            folder / "checkpoints",
-            keep=config.checkpoint.keep,
-            failed=lambda: control.requests.ask(Request.ABORT),
-            written=lambda path, state: network_file.publish_epoch(config, log, path, state),
+        return train_network(
+            config, dataset, network, inputs, hardware_module.survey(accelerator, precision), accelerator
         )
-        run = TrainRun(config, dataset, before, context, plan, loaders, control, log, saver, console)
-        console.print(alexnet.parameter_table(network))
-        card = run_summary.run_card(
-            config, facts, context=context, plan=plan, hardware=hardware, progress=progress, tracking=log.tracking
-        )
-        console.card("run", card)
-        return train_epochs(run, progress)
     finally:
         lock.release()
         processes.end(accelerator)
+
+
+def train_network(
+    config: Config,
+    dataset: ImageData,
+    network: nn.Module,
+    accelerator: Accelerator,
+    *,
+    hardware: Hardware,
+    inputs: Inputs,
+) -> TrainResult:
+    """Build the parts of the run, continue from its checkpoint if it has one, and train. Every rank must call it."""
+    assert config.out_dir is not None
+    folder, before = config.out_dir, kernel_images.snapshot(network)
+    console = Console(enabled=accelerator.is_main_process)
+    context, loaders, plan = train_setup.prepare(config, dataset, network, accelerator, hardware, inputs)
+    control = RunControl(accelerator, folder, timeout=timedelta(seconds=config.runtime.timeout_seconds))
+    control.watch(context.model)
+    progress = resume(folder, dataset, context)
+    if plan.is_done(progress):
+        console.print(f"{folder} has its {progress.step} steps already: nothing to train")
+        return result_of(folder, progress, status="nothing to train")
+    facts = run_summary.facts(config, dataset, context, plan, hardware)
+    num_parameters, probe = facts["num_parameters"], config.runtime.probe_network
+    facts |= topology.survey(accelerator, num_parameters=num_parameters, probe=probe)
+    facts |= {"git_commit": code_version.git_commit()}
+    log = open_log(config, facts, context, progress, control)
+    saver = checkpoint.Saver(
+        folder / "checkpoints",
+        keep=config.checkpoint.keep,
+        failed=lambda: control.requests.ask(Request.ABORT),
+        written=lambda path, state: network_file.publish_epoch(config, log, path, state),
+    )
+    run = TrainRun(config, dataset, before, context, plan, loaders, control, log, saver, console)
+    console.print(alexnet.parameter_table(network))
+    console.card("run", run_summary.run_card(run, progress, hardware))
+    return train_epochs(run, progress)
 
 
 def resume(folder: Path, dataset: ImageData, context: TrainContext) -> Progress:
@@ -124,6 +137,20 @@ def resume(folder: Path, dataset: ImageData, context: TrainContext) -> Progress:
     if context.accelerator.scaler is not None and state.get("scaler"):  # another precision has none
         context.accelerator.scaler.load_state_dict(state["scaler"])
     return Progress.of(state.get("progress"))
+
+
+def open_log(
+    config: Config, facts: run_summary.Facts, context: TrainContext, progress: Progress, control: RunControl
+) -> RunLogger:
+    """Open the run folder's files and the trackers. Every rank must call it."""
+    accelerator = context.accelerator
+    log = RunLogger(config, facts, enabled=accelerator.is_main_process)
+    tags = run_summary.tags(facts)
+    processes.from_main(accelerator, lambda: log.open(step=progress.step, tags=tags, stop=control.requests.stop))
+    shared_id = processes.from_main(accelerator, log.shared_id)
+    if shared_id and not log.enabled:
+        log.join(shared_id, rank=accelerator.process_index)
+    return log
 
 
 def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:

@@ -7,14 +7,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from alexnet_dist.commands import run_summary
 from alexnet_dist.config import Config
 from alexnet_dist.data import Batch, GlobalBatches, ImageData, Inputs, InputSpec, augment, loader
 from alexnet_dist.distributed import Hardware, RunControl
-from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.models import StartingWeights, alexnet, fast_layers
 from alexnet_dist.tracking import Console, RunLogger
-from alexnet_dist.training import Ema, LearningRate, Plan, Progress, Saver, TrainContext, optimizer
+from alexnet_dist.training import Ema, LearningRate, Plan, Saver, TrainContext, optimizer
 from alexnet_dist.visualization import kernel_images
 
 
@@ -124,17 +122,3 @@ def make_inputs(config: Config, dataset: ImageData, start: StartingWeights | Non
     )
     margin = fast_layers.margin(spec.image_size)
     return Inputs(spec, margin, dtype, augmentation if config.data.augment else None)
-
-
-def open_log(
-    config: Config, facts: run_summary.Facts, context: TrainContext, progress: Progress, control: RunControl
-) -> RunLogger:
-    """Open the run folder's files and the trackers. Every rank must call it."""
-    accelerator = context.accelerator
-    log = RunLogger(config, facts, enabled=accelerator.is_main_process)
-    tags = run_summary.tags(facts)
-    processes.from_main(accelerator, lambda: log.open(step=progress.step, tags=tags, stop=control.requests.stop))
-    shared_id = processes.from_main(accelerator, log.shared_id)
-    if shared_id and not log.enabled:
-        log.join(shared_id, rank=accelerator.process_index)
-    return log

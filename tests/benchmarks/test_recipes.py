@@ -1,4 +1,4 @@
-"""What benchmarks/recipes.py and ablations.py run, and what they make of it; nothing is trained here."""
+"""What benchmarks/recipes.py runs, and what it makes of it; nothing is trained here."""
 
 import json
 import shlex
@@ -10,21 +10,21 @@ import pytest
 from places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import ablations
+import measuring
 
 import recipes
 from alexnet_dist import config
 from alexnet_dist.visualization import kernel_images
 
 
-@pytest.mark.parametrize("change", ablations.ROWS)
+@pytest.mark.parametrize("change", recipes.CHANGES)
 def test_every_ablation_is_a_run_on_held_out_images_and_differs_from_its_first_row(change):
     def parsed(change):
-        return config.parse(shlex.split(f"{ablations.BASE} {change} {ablations.KEEP_LITTLE}"))
+        return config.parse(shlex.split(f"{recipes.BASE} {change} {recipes.KEEP_LITTLE}"))
 
     assert parsed(change).data.val_fraction == 0.1, "the test split is for the final recipes"
     assert (parsed(change) != parsed("")) == (change != "")
-    assert len({ablations.folder(row) for row in ablations.ROWS}) == len(ablations.ROWS)
+    assert len({recipes.change_folder(row) for row in recipes.CHANGES}) == len(recipes.CHANGES)
 
 
 def finished(folder, epochs, **summary):
@@ -46,23 +46,23 @@ def finished(folder, epochs, **summary):
 
 
 def test_ablations_are_compared_with_the_first_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablations, "RUNS", tmp_path)
-    monkeypatch.setattr(ablations, "ROWS", ("", "--seed 1"))
-    finished(ablations.folder(""), [0.3, 0.5], final_top1=0.5)
-    finished(ablations.folder("--seed 1"), [0.3, 0.4875], final_top1=0.4875)
-    rows = ablations.table().splitlines()[-2:]
+    monkeypatch.setattr(recipes, "RUNS", tmp_path)
+    monkeypatch.setattr(recipes, "CHANGES", ("", "--seed 1"))
+    finished(recipes.change_folder(""), [0.3, 0.5], final_top1=0.5)
+    finished(recipes.change_folder("--seed 1"), [0.3, 0.4875], final_top1=0.4875)
+    rows = recipes.change_table().splitlines()[-2:]
     assert rows == ["| none | 50.00% | +0.00 | 1.500 | 2.000 |", "| `--seed 1` | 48.75% | -1.25 | 1.500 | 2.000 |"]
 
 
 @pytest.mark.parametrize(("status", "runs"), [("finished", 0), ("stopped", 1)])
 def test_an_ablation_that_was_stopped_goes_on(tmp_path, monkeypatch, status, runs):
-    monkeypatch.setattr(ablations, "RUNS", tmp_path)
-    finished(ablations.folder(""), [0.5], status=status)
+    monkeypatch.setattr(recipes, "RUNS", tmp_path)
+    finished(recipes.change_folder(""), [0.5], status=status)
     commands = []
-    monkeypatch.setattr(ablations, "subprocess", SimpleNamespace(DEVNULL=0, run=lambda *it, **_: commands.append(it)))
+    monkeypatch.setattr(measuring, "subprocess", SimpleNamespace(DEVNULL=0, run=lambda *it, **_: commands.append(it)))
     cores = SimpleQueue()
     cores.put(0)
-    ablations.run("", cores=cores, more=[])
+    recipes.run_change("", cores=cores, more=[])
     assert len(commands) == runs
 
 
@@ -92,7 +92,7 @@ def trained(tmp_path, monkeypatch):
 
 
 def test_recipes_that_are_done_are_only_written_up(trained, monkeypatch):
-    monkeypatch.setattr(recipes, "subprocess", SimpleNamespace(run=lambda *_, **__: pytest.fail("trained again")))
+    monkeypatch.setattr(measuring, "subprocess", SimpleNamespace(run=lambda *_, **__: pytest.fail("trained again")))
     recipes.main()
     figures = "2 | 0, 1, 2 | **51.00 ± 1.00 %** | 52.00 ± 1.00 % | 1.250"
     table = (trained / "recipes.md").read_text(encoding="utf-8")
@@ -112,7 +112,7 @@ def test_a_recipe_that_was_stopped_goes_on(trained, monkeypatch):
     path = recipes.folder("quick", 1) / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "stopped"}))
     commands = []
-    monkeypatch.setattr(recipes, "subprocess", SimpleNamespace(run=lambda command, **_: commands.append(command)))
+    monkeypatch.setattr(measuring, "subprocess", SimpleNamespace(run=lambda command, **_: commands.append(command)))
     recipes.main()
     (command,) = commands
     options = config.parse(command[2:])

@@ -7,8 +7,6 @@ import pytest
 from places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import ablations
-
 import recipes
 
 RESULTS = ROOT / "docs" / "results"
@@ -65,9 +63,9 @@ def test_tables_in_the_page_are_those_that_the_benchmarks_wrote(name):
     assert written in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("change", ablations.ROWS)
+@pytest.mark.parametrize("change", recipes.CHANGES)
 def test_each_ablation_is_a_finished_run_on_held_out_images_with_its_figure_in_the_table(change):
-    kept = RESULTS / "ablations" / f"{ablations.folder(change).name}.json"
+    kept = RESULTS / "ablations" / f"{recipes.change_folder(change).name}.json"
     summary = json.loads(kept.read_text(encoding="utf-8"))
     assert (summary["status"], summary["evaluated_on"], summary["num_eval_images"]) == ("finished", "held-out", 5_000)
     rows = (RESULTS / "ablations.md").read_text(encoding="utf-8").splitlines()

@@ -125,7 +125,8 @@ def test_sufficient_factors_of_the_two_large_layers():
 
 def test_sufficient_factors_win_with_few_images_on_slow_links_only():
     def gain(link, batch):
-        return model.factor_cases(model.A100, [model.LINKS[link]], ranks=[8], batches=[batch])[0].gain
+        (case,) = model.factor_cases(model.A100, [model.LINKS[link]], ranks=[8], batches=[batch])
+        return case["all_reduce"] / case["factors"]
 
     assert gain("PCIe 4", 64) > 2
     assert gain("PCIe 4", 512) < 1
@@ -178,10 +179,10 @@ def test_fit_finds_what_the_figures_were_made_of():
 
 
 def test_scaling_writes_tables_and_pictures(tmp_path, monkeypatch):
-    def measured(_self, batch, *_flags, ranks=1, num_images=100):
+    def measured(_images, _options, batch, *_flags, ranks=1, num_images=100):
         return {"batch": batch, "num_images": num_images, "ranks": ranks, "images_per_second": 10.0 * batch}
 
-    monkeypatch.setattr(scaling.Trainer, "measure", measured)
+    monkeypatch.setattr(scaling, "train_rate", measured)
     monkeypatch.setattr(communication, "measure", lambda _: FOUND)
     monkeypatch.setattr(
         sys, "argv", ["scaling.py", "--images", "20", "--batch-sizes", "4", "8", "--out", str(tmp_path)]
@@ -217,7 +218,7 @@ def test_plan_for_one_gpu_has_no_ranks_to_scale():
 def test_gpu_tables(monkeypatch):
     """A rate of 1,000 in training and 100 in evaluation makes an epoch of 50 + 100 s."""
     records = [{"samples_seen": 10 * n, "perf/images_per_second": 1000.0} for n in (1, 2)]
-    run = measuring.TrainRun(records, {"flops_per_image": 10**9, "peak_tflops": 2.0}, {}, 0, 1.0)
+    run = measuring.Run(0, 1.0, None, records, {"flops_per_image": 10**9, "peak_tflops": 2.0})
     monkeypatch.setattr(measuring, "train", lambda *_, **__: run)
     monkeypatch.setattr(communication, "measure", lambda _: FOUND)
     results = gpu.measure(2, gpu.SMOKE, smoke=True)
@@ -248,7 +249,7 @@ def test_two_ranks_send_half_the_bytes_with_the_hook():
 def test_train_py_runs_on_written_images(tmp_path):
     scaling.write_images(tmp_path / "images", 16)
     options = argparse.Namespace(images=[16], image_size=64, steps=1)
-    row = scaling.Trainer(tmp_path, options).measure(4)
+    row = scaling.train_rate(tmp_path / "images", options, 4)
     assert (row["batch"], row["num_images"]) == (4, 16)
     assert row["images_per_second"] > 0
 

@@ -14,7 +14,7 @@ import throughput
 STEPS, BATCH = 2, 100  # 1,000 test images in batches of 4 would take longer than all the rest
 
 
-def row(name: str, number: int, rate: float) -> throughput.Row:
+def row(name: str, number: int, rate: float) -> measuring.Row:
     return {
         "round": number,
         "name": name,
@@ -40,7 +40,8 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_every_contender_runs_once_a_round_and_moves_on():
-    orders = [throughput.rotated(throughput.CONTENDERS, number) for number in range(5)]
+    taken = list(measuring.in_turn(throughput.CONTENDERS, 5))
+    orders = [[name for its_round, name in taken if its_round == number] for number in range(5)]
     assert all(sorted(order) == sorted(throughput.CONTENDERS) for order in orders)
     assert {order[0] for order in orders} == set(throughput.CONTENDERS)
     assert orders[0] == orders[4]
@@ -74,7 +75,7 @@ def test_train_py_is_timed_after_the_warm_up_across_the_end_of_an_epoch(monkeypa
         return {"global_step": step, "samples_seen": 8 * step, **timing}
 
     records = [record(3, 1, 90), record(4, 1, 90), record(7, 8, 0), record(8, 4, 50)]
-    run = measuring.TrainRun(records, {"cpu_threads": 2}, {"input": 0.3, "forward": 2.0}, 2**30, 9)
+    run = measuring.Run(2**30, 9, None, records, {"cpu_threads": 2}, {"input": 0.3, "forward": 2.0})
     given: list[tuple[str, ...]] = []
     monkeypatch.setattr(measuring, "train", lambda *flags: given.append(flags) or run)
     monkeypatch.setattr(sys, "argv", ["throughput.py", "--batch-size", "8", "--warmup", "4", "--steps", "4"])
@@ -91,7 +92,7 @@ def test_train_py_is_timed_after_the_warm_up_across_the_end_of_an_epoch(monkeypa
 
 def test_the_clock_leaves_the_warm_up_out():
     clock = peers.Clock(warmup=1, steps=2)
-    for _ in clock.batches(range(100)):
+    for _ in clock.over(range(100)):
         clock.step_done()
     assert (len(clock.ends), len(clock.waits)) == (3, 3)
     result = clock.result()
@@ -108,12 +109,12 @@ def test_logging_is_a_share_of_a_long_epoch():
         "busy": {"step": 0.04, "epoch": 8.0},
         "service": 0.02,
     }
-    cost = throughput.logging_cost.shares(found, steps_per_epoch=100, cores=2)
+    cost = throughput.overheads.shares(found, steps_per_epoch=100, cores=2)
     assert cost["waited"] == pytest.approx((5 * 0.1 + 0.5) / 200)
     assert cost["busy"] == pytest.approx((5 * 0.02 + 4.0) / 400)
     assert cost["service"] == 0.01
-    assert "0.50% of its time for it (100 ms a record, 500 ms at" in throughput.logging_cost.sentence(cost)
-    assert "take 2.02% of" in throughput.logging_cost.sentence(cost)
+    assert "0.50% of its time for it (100 ms a record, 500 ms at" in throughput.overheads.sentence(cost)
+    assert "take 2.02% of" in throughput.overheads.sentence(cost)
 
 
 @pytest.mark.parametrize("name", ["lightning", "others"])
@@ -123,7 +124,7 @@ def test_a_round_of_real_runs(name, tmp_path, monkeypatch):
         pytest.importorskip("lightning")
     monkeypatch.setattr(measuring, "matmul_peak", lambda _: 1e12)
     monkeypatch.setattr(throughput, "input_share", lambda *_: 0.04)
-    monkeypatch.setattr(throughput.logging_cost, "STEPS", 1)
+    monkeypatch.setattr(throughput.overheads, "STEPS", 1)
     flags = f"--batch-size {BATCH} --image-size 64 --rounds 1 --warmup 1 --steps {STEPS} --workers 1"
     flags += f" --lecture-workers 1 --out {tmp_path} --contenders {' '.join(contenders)}"
     monkeypatch.setattr(sys, "argv", ["throughput.py", *flags.split()])

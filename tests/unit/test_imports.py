@@ -36,7 +36,7 @@ HOMES = {
             for name in ("accelerator", "hardware", "topology", "signals", "watchdog", "run_control")
         ),
         *(f"training/{name}" for name in ("train_loop", "eval_loop")),
-        *(f"commands/{name}" for name in ("train_setup", "run_summary")),
+        *(f"commands/{name}" for name in ("train", "train_setup", "run_summary")),
         "tracking/tensorboard_tracker",
     },
     "datasets": {"data/sources", "data/decode"},

@@ -65,8 +65,9 @@ CONFIG = Config(
 def run_card(dataset, network, *, config=CONFIG, progress=None, tracking="none", **where):
     parts = parts_on(config, network, **where)
     places = {"hosts": {"a": 1, "b": 1}, "backend": "gloo", "interconnect": "eth0"}
-    facts = run_summary.facts(config, dataset, **parts) | places
-    return run_summary.run_card(config, facts, **parts, progress=progress or Progress(), tracking=tracking)
+    log = SimpleNamespace(facts=run_summary.facts(config, dataset, **parts) | places, tracking=tracking)
+    run = SimpleNamespace(config=config, plan=parts["plan"], context=parts["context"], log=log)
+    return run_summary.run_card(run, progress or Progress(), parts["hardware"])
 
 
 def test_facts(dataset, network):
