@@ -79,6 +79,7 @@ def train(config: Config) -> TrainResult:
         processes.from_main(accelerator, lambda: lock.take(folder))
         config = dataclasses.replace(config, out_dir=folder)
         inputs = train_setup.make_inputs(config, dataset, start, precision.dtype)
+        hardware = hardware_module.survey(accelerator, precision)
         return train_network(config, dataset, network, accelerator, hardware=hardware, inputs=inputs)
     finally:
         lock.release()
