@@ -66,41 +66,6 @@ def result(progress: Progress, facts: dict[str, Any], *, num_images: int, ema: b
 # ---- publication -----------------------------------------------------------------------------------------------------
 
 
-def artifact(path: Path, data_name: str, *, aliases: Sequence[str]) -> Weights | None:
-    """Describe a checkpoint's network for those who load it elsewhere; None where the checkpoint has no metadata.
-
-    Args:
-        path: the checkpoint.
-        data_name: of the data set.
-        aliases: `best`, `latest`.
-    """
-    try:
-        described = weights.parse_metadata((path / checkpoint.CONFIG).read_text(encoding="utf-8"))
-    except OSError:
-        described = None
-    if described is None:
-        logger.warning("%s is not published: it has no %s, as in version 0.1", path, checkpoint.CONFIG)
-        return None
-    found, of_data, spec = described["result"], described["data"], described["input"]
-    top1 = None if found is None else found["correct"] / found["total"]
-    card = MODEL_CARD.read_text(encoding="utf-8").format(
-        dataset=of_data["name"],
-        num_classes=len(described["class_names"]),
-        version=described["versions"]["alexnet_dist"],
-        num_train_images=of_data["num_train_images"],
-        num_eval_images=of_data["num_eval_images"],
-        evaluated_on=of_data["split"],
-        **described["training"],
-        top1="not measured" if top1 is None else f"{top1:.2%}",
-        image_size=spec["image_size"],
-        mean=tuple(spec["mean"]),
-        std=tuple(spec["std"]),
-    )
-    facts: Record = {**described["training"], "top1": top1}
-    texts = {"README.md": card, "class_names.json": json.dumps(described["class_names"])}
-    return Weights(data_name, checkpoint.evaluated_weights(path), texts, facts, tuple(aliases))
-
-
 def publish_best_and_last(log: RunLogger) -> None:
     """Send the network of the best checkpoint and of the last one to the trackers."""
     found = checkpoint.checkpoints(log.folder / "checkpoints")
@@ -118,7 +83,29 @@ def publish_epoch(config: Config, log: RunLogger, path: Path, state: dict[str, A
 
 
 def publish(log: RunLogger, path: Path, *, aliases: Sequence[str]) -> None:
-    """Send a checkpoint's network to the trackers."""
-    described = artifact(path, log.facts["dataset"], aliases=aliases)
-    if described is not None:
-        log.publish(described)
+    """Send a checkpoint's network to the trackers, with a card for those who load it elsewhere.
+
+    Args:
+        log: of the run.
+        path: the checkpoint.
+        aliases: `best`, `latest`.
+    """
+    described = weights.read_description(path / checkpoint.CONFIG)
+    if described is None:
+        logger.warning("%s is not published: it has no %s, as in version 0.1", path, checkpoint.CONFIG)
+        return
+    found, spec = described["result"], described["input"]
+    top1 = None if found is None else found["correct"] / found["total"]
+    card = MODEL_CARD.read_text(encoding="utf-8").format(
+        **described["data"],
+        **described["training"],
+        num_classes=len(described["class_names"]),
+        version=described["versions"]["alexnet_dist"],
+        top1="not measured" if top1 is None else f"{top1:.2%}",
+        image_size=spec["image_size"],
+        mean=tuple(spec["mean"]),
+        std=tuple(spec["std"]),
+    )
+    texts = {"README.md": card, "class_names.json": json.dumps(described["class_names"])}
+    facts: Record = {**described["training"], "top1": top1}
+    log.publish(Weights(log.facts["dataset"], checkpoint.evaluated_weights(path), texts, facts, tuple(aliases)))

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import json
 import os
 import re
 import sys
@@ -72,13 +73,11 @@ def _one_line(box: str) -> str:
 
 def _closest_option(flag: str) -> str | None:
     """Return the option whose name, with its section or without, is most like a mistyped flag."""
-    options = ["--" + name.replace("_", "-") for name in flat(to_dict(Config()))]
-    names = {option.removeprefix("--").rpartition(".")[2]: option for option in options} | {o[2:]: o for o in options}
+    options = [name.replace("_", "-") for name in flat(to_dict(Config()))]
+    names = {option.rpartition(".")[2]: f"--{option}" for option in options} | {o: f"--{o}" for o in options}
     wanted = flag.removeprefix("--").replace("_", "-")
-    found = difflib.get_close_matches(wanted, names, n=1) or difflib.get_close_matches(
-        wanted.rpartition(".")[2], names, n=1
-    )
-    return names[found[0]] if found else None
+    close = [difflib.get_close_matches(name, names, n=1) for name in (wanted, wanted.rpartition(".")[2])]
+    return next((names[found[0]] for found in close if found), None)
 
 
 def _find(name: str) -> Path:
@@ -136,16 +135,8 @@ def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Return the configuration as nested plain values, ready for YAML or JSON."""
-
-    def plain(value: Any) -> Any:  # noqa: ANN401 - walks arbitrary field values
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, tuple):
-            return list(value)
-        return str(value) if isinstance(value, Path) else value
-
-    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    """Return the configuration as nested values of JSON: tuples become lists, paths become text."""
+    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from types import NoneType
 from typing import Any
 
@@ -49,14 +49,14 @@ class Progress:
         Raises:
             UserError: it is no run's progress.
         """
-        kinds: dict[str, Any] = {"int": int, "float": (int, float)}
-        kinds |= {"int | None": (int, NoneType), "float | None": (int, float, NoneType)}
-        names = {each.name: kinds[str(each.type)] for each in fields(cls)}
-        if isinstance(recorded, dict) and recorded.keys() <= names.keys():  # a later version may have added some
-            wrong = [name for name, value in recorded.items() if not isinstance(value, names[name])]
-            if not wrong:
-                return cls(**recorded)
-        raise UserError("the checkpoint's state.json does not say where its run stood: continue from an earlier one")
+        kinds: dict[type, Any] = {int: int, float: int | float, NoneType: int | float | None}
+        defaults = asdict(cls())
+        recorded = recorded if isinstance(recorded, dict) else {"": None}
+        wrong = recorded.keys() - defaults.keys()  # some may be missing: a later version may have added them
+        if wrong or not all(isinstance(value, kinds[type(defaults[name])]) for name, value in recorded.items()):
+            message = "the checkpoint's state.json does not say where its run stood: continue from an earlier one"
+            raise UserError(message)
+        return cls(**recorded)
 
     @property
     def is_evaluated(self) -> bool:
