@@ -54,8 +54,8 @@ def without_batched_enlargement() -> None:
 
     def make_loader(images: Any, labels: Any, order: Any, *, pin_memory: bool) -> Any:  # noqa: ANN401
         split = PillowSplit(images, labels)
-        collate = loader_module._as_is  # noqa: SLF001
-        return DataLoader(split, batch_sampler=order, collate_fn=collate, pin_memory=pin_memory, num_workers=2)
+        whole = {"batch_sampler": order, "collate_fn": lambda batch: batch}
+        return DataLoader(split, **whole, pin_memory=pin_memory, num_workers=2)
 
     loader_module.make_loader = make_loader
 

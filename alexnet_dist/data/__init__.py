@@ -1,4 +1,4 @@
-"""Data sets, their storage, the order of images, the loader, and the way from a stored image to an input."""
+"""Data sets, their cache, the order of images, the loader, and the steps from a stored image to an input."""
 
 from alexnet_dist.data.augment import Augment
 from alexnet_dist.data.image_data import ImageData, Split

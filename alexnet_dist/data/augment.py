@@ -1,7 +1,7 @@
-"""Augmentation of stored uint8 images, a batch at a time, on whatever device they are.
+"""Augmentation of stored uint8 images, a batch at a time, on their device: crop, flip, cutout, mixup, CutMix.
 
-Everything random is drawn for a whole epoch at once, a row for each image of the training split, so that what happens
-to an image depends on (seed, epoch, image id) alone: not on the batch, the rank or the world size.
+Random numbers are drawn for a whole epoch at once, a row for each image of the training split, so that the augmentation
+of an image depends on (seed, epoch, image id) alone: not on the batch, the rank or the world size.
 """
 
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from alexnet_dist import rng
 
 CROP, FLIP, CUTOUT, BOX, SHARE = slice(0, 2), 2, slice(3, 5), slice(5, 9), 9  # columns of the drawn numbers
 NUM_COLUMNS = 10
-WHOLE = 1 << 16  # an image's share in a mixture is kept in 1/65536
+WHOLE = 1 << 16  # a share of 1 in a mixture: shares are integers, in units of 1/65536
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a training image before it is enlarged.
+    """Augmentation of a training image before it is enlarged.
 
     Args:
         source_size: side of the stored images, in pixels.
         num_images: in the training split.
-        seed: of all that is drawn.
-        flips: False where a mirrored image changes its class.
-        cutout: side of the square that is blotted out, as a share of the image's; 0 for none.
-        mix: how an image is mixed with a partner, if at all.
-        mix_alpha: the shares are drawn from Beta(alpha, alpha).
-        fill: (R, G, B) in [0, 255] of the square.
+        seed: of all random numbers.
+        flips: whether images are flipped; False where a mirrored image has another class.
+        cutout: side of the square that is filled, as a share of the image's side; 0 for none.
+        mix: how an image is mixed with a partner; None for not at all.
+        mix_alpha: alpha of Beta(alpha, alpha), from which shares are drawn.
+        fill: (R, G, B) in [0, 255] of the cutout square.
     """
 
     source_size: int
@@ -43,43 +43,40 @@ class Augment:
     fill: tuple[int, int, int]
 
     def draws(self, epoch: int) -> torch.Tensor:
-        """Draw an epoch's numbers.
+        """Return an epoch's random numbers of each training image.
 
-        An image is mirrored in every second epoch, which half of them in the first one is drawn: it is then seen
-        either way equally often (Jordan, arXiv:2404.00498, "alternating flip").
+        An image is flipped in every second epoch; whether epoch 0 is one of them is drawn. So each image is seen both
+        ways equally often (Jordan, arXiv:2404.00498, "alternating flip").
 
         Returns:
-            (N, 10) int64 on the CPU: the crop's row and column offset in [0, 2 * padding]; flip in {0, 1}; row and
-            column of the cutout's centre; the box taken from the partner as top, bottom, left, right; the image's
-            share in the mixture in 1/65536.
+            (N, 10) int64 on the CPU: row and column offset of the crop, in [0, 2 * padding]; flip, in {0, 1}; row and
+            column of the cutout's centre; top, bottom, left and right of the box taken from the partner; the image's
+            share in the mixture, in units of 1/65536.
         """
         count, size = self.num_images, self.source_size
         table = np.zeros((count, NUM_COLUMNS), np.int64)
-        table[:, CROP] = self._generator("crop", epoch).integers(0, 2 * _padding(size) + 1, (count, 2))
+        table[:, CROP] = rng.generator(self.seed, "crop", epoch).integers(0, 2 * _padding(size) + 1, (count, 2))
         if self.flips:
-            table[:, FLIP] = (self._generator("flip").integers(0, 2, count) + epoch) % 2
+            table[:, FLIP] = (rng.generator(self.seed, "flip").integers(0, 2, count) + epoch) % 2
         if self.cutout:
-            table[:, CUTOUT] = self._generator("cutout", epoch).integers(0, size, (count, 2))
+            table[:, CUTOUT] = rng.generator(self.seed, "cutout", epoch).integers(0, size, (count, 2))
         table[:, SHARE] = WHOLE
         if self.mix is not None:
-            rng = self._generator("mix", epoch)
-            own = rng.beta(self.mix_alpha, self.mix_alpha, count)
+            drawn = rng.generator(self.seed, "mix", epoch)
+            own = drawn.beta(self.mix_alpha, self.mix_alpha, count)
             if self.mix == "cutmix":
-                table[:, BOX] = _boxes(own, rng.integers(0, size, (count, 2)), size)
+                table[:, BOX] = _boxes(own, drawn.integers(0, size, (count, 2)), size)
                 top, bottom, left, right = table[:, BOX].T
                 own = 1 - (bottom - top) * (right - left) / size**2  # what lies beyond the border is not taken
             table[:, SHARE] = np.rint(own * WHOLE)
         return torch.from_numpy(table)
 
-    def _generator(self, what: str, *position: int) -> np.random.Generator:
-        return rng.generator(self.seed, what, *position)
-
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """Crop, mirror and blot out.
+        """Return the images cropped, flipped, and with the cutout square filled.
 
         Args:
             images: (B, 3, S, S) uint8.
-            draws: (B, 10) int64, these images' rows of `draws()`.
+            draws: (B, 10) int64, the rows of `draws()` of these images.
 
         Returns:
             (B, 3, S, S) uint8, channels_last.
@@ -95,14 +92,14 @@ class Augment:
 
 
 def mix(images: torch.Tensor, partners: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Mix images with partners: by a box of the partner's pixels (CutMix), or by a blend of all pixels (mixup).
+    """Return images mixed with partners: by a box of the partner's pixels (CutMix) or a blend of all pixels (mixup).
 
     Sources: Yun et al., arXiv:1905.04899; Zhang et al., arXiv:1710.09412.
 
     Args:
         images: (B, 3, S, S) uint8, augmented.
-        partners: likewise.
-        draws: (B, 10) int64, the images' rows of `Augment.draws`.
+        partners: (B, 3, S, S) uint8, augmented.
+        draws: (B, 10) int64, the rows of `Augment.draws` of `images`.
 
     Returns:
         (B, 3, S, S) uint8; a blend is rounded to the nearest value.
@@ -135,15 +132,16 @@ def _inside(corners: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _padding(source_size: int) -> int:
+    """Return the largest shift of a crop, in pixels."""
     return source_size // 8  # 4 of CIFAR-10's 32 pixels, as in most published recipes
 
 
 def crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Shift each image within its own reflection and mirror some, by one gather.
+    """Return images shifted, with reflected borders, and some of them flipped, by one gather.
 
     Args:
         images: (B, 3, S, S) uint8.
-        draws: (B, 3) int64 or wider: row offset, column offset, flip, as `Augment.draws` gives them.
+        draws: (B, 3) int64 or wider: row offset, column offset, flip, the first columns of `Augment.draws`.
 
     Returns:
         (B, 3, S, S) uint8, channels_last.
@@ -159,5 +157,5 @@ def crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Mirror indices outside [0, size) at the border pixels, which are not repeated."""
+    """Return indices with those outside [0, size) reflected at the border pixels, which are not repeated."""
     return (size - 1) - (size - 1 - index.abs()).abs()

@@ -1,4 +1,4 @@
-"""Decoded data sets as memory-mapped files that carry their own SHA-256, written by one process of a machine."""
+"""Data cache: decoded data sets as memory-mapped .npy files under a SHA-256, written by one process of a machine."""
 
 import hashlib
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
 from numpy.lib.format import open_memmap  # unlike numpy.load, it has no way to read a pickle
 
@@ -20,16 +19,30 @@ from alexnet_dist.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # raise it when the files below change their meaning
+FORMAT = 2  # version of the files, part of the folder's name
+META = ("name", "class_names", "mean", "std", "fingerprint")  # fields of ImageData in meta.json
 
 
 def folder_of(cache: Path, key: str, name: str) -> Path:
-    """Return where a data set's arrays are kept."""
+    """Return the folder of a data set's files within the cache."""
     return cache / f"{name.replace('/', '--')}-v{FORMAT}-{key[:16]}"
 
 
 def cached(cache: Path, key: str, name: str, read: Callable[[], tuple[Split, Split, tuple[str, ...]]]) -> ImageData:
-    """Return what `read` gives, decoding it at most once per machine: the first process writes, the others wait."""
+    """Return a data set from the cache, after writing it there if the cache has none or a damaged one.
+
+    At most one process of a machine calls `read` and writes; the others wait for it. Every rank calls this, before a
+    process group exists.
+
+    Args:
+        cache: the folder of all data sets.
+        key: of the data set's content or source, in hexadecimal.
+        name: of the data set.
+        read: returns training split, evaluation split and class names.
+
+    Raises:
+        UserError: the cache cannot be written, or what `read` raises.
+    """
     folder = folder_of(cache, key, name)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -45,18 +58,13 @@ def cached(cache: Path, key: str, name: str, read: Callable[[], tuple[Split, Spl
 
 
 def _write(folder: Path, data: ImageData) -> None:
-    """Write beside the final place and rename, so that a killed process leaves no half-written cache."""
+    """Write a data set into a folder beside the final one and rename it: a killed process leaves no partial cache."""
     scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
-        for name, array in _arrays(data).items():
-            np.save(scratch / f"{name}.npy", array)
-        meta = {
-            "name": data.name,
-            "class_names": data.class_names,
-            "mean": data.mean,
-            "std": data.std,
-            "fingerprint": data.fingerprint,
-        }
+        for name, split in (("train", data.train), ("test", data.test)):
+            np.save(scratch / f"{name}_images.npy", split.images)
+            np.save(scratch / f"{name}_labels.npy", split.labels)
+        meta = {key: getattr(data, key) for key in META}
         meta["sha256"] = _seal(meta)
         (scratch / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         atomic_files.flush(scratch)
@@ -67,7 +75,7 @@ def _write(folder: Path, data: ImageData) -> None:
 
 
 def _load(folder: Path, name: str) -> ImageData | None:
-    """Map the cached arrays, or return None where there are none or their hash tells that they are damaged."""
+    """Return a data set whose arrays are mapped read-only; None if there is none or its SHA-256 differs."""
     if not folder.is_dir():
         return None
     try:
@@ -77,35 +85,20 @@ def _load(folder: Path, name: str) -> ImageData | None:
             Split(*(open_memmap(folder / f"{split}_{kind}.npy", mode="r") for kind in ("images", "labels")))
             for split in ("train", "test")
         )
-        data = ImageData(
-            name=name,
-            train=train,
-            test=test,
-            class_names=tuple(meta["class_names"]),
-            mean=tuple(meta["mean"]),
-            std=tuple(meta["std"]),
-            fingerprint=meta["fingerprint"],
-        )
-        intact = seal == _seal(meta) and fingerprint(train, test, data.class_names) == data.fingerprint
+        names, mean, std = tuple(meta["class_names"]), tuple(meta["mean"]), tuple(meta["std"])
+        data = ImageData(name, train, test, names, mean, std, meta["fingerprint"])
+        intact = seal == _seal(meta) and fingerprint(train, test, names) == data.fingerprint
         for split in (train, test):  # a flipped bit of the header can change the byte order alone
             intact &= split.images.dtype == np.uint8 and split.labels.dtype == np.int64
-    except Exception as error:  # noqa: BLE001 - whatever damage provokes, the answer is to decode again
-        logger.warning("the data cache %s cannot be read (%s)", folder, first_line(error))
-        intact = False
-    if not intact:
-        logger.warning("the data cache %s is damaged: decoding again", folder)
+        fault = None if intact else "SHA-256 or types differ"
+    except Exception as error:  # noqa: BLE001 - damage makes JSON's and NumPy's readers raise nearly anything
+        fault = first_line(error)
+    if fault:
+        logger.warning("the data cache %s is damaged: decoding again (%s)", folder, fault)
         return None
     return data
 
 
 def _seal(meta: dict[str, Any]) -> str:
+    """Return the SHA-256 of meta.json's content, in hexadecimal."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _arrays(data: ImageData) -> dict[str, npt.NDArray[Any]]:
-    return {
-        "train_images": data.train.images,
-        "train_labels": data.train.labels,
-        "test_images": data.test.images,
-        "test_labels": data.test.labels,
-    }

@@ -1,9 +1,12 @@
-"""A data set in memory: image arrays, labels, class names, channel statistics and fingerprint."""
+"""ImageData, a data set in memory: image arrays, labels, class names, channel statistics and fingerprint."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,44 +27,44 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, chosen: npt.NDArray[Any]) -> Split:
+        """Return the images and labels at these positions, (K,) integers, or (N,) bool, copied."""
+        return Split(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set, ready to train on."""
+    """A training and an evaluation split, with what is computed from them."""
 
     name: str
     train: Split
     test: Split
     class_names: tuple[str, ...]
     mean: Channels
-    """Of the training split's channels, values in [0, 1]."""
+    """Mean of each channel of the training split, on the scale [0, 1]."""
     std: Channels
+    """Standard deviation of each channel of the training split, on the scale [0, 1]."""
     fingerprint: str
-    """SHA-256 over pixels, labels and class names: equal for equal data, wherever they came from."""
+    """SHA-256 over pixels, labels and class names: equal for equal data, whatever their source."""
     flips: bool = True
     """Whether a mirrored image keeps its class."""
     fallback_for: str | None = None
-    """The data set that was asked for, when this one stands in for it."""
+    """Name of the data set that was asked for and could not be had; None if this is the one."""
     evaluated_on: str = "test"
-    """Whose images `test` holds: the test split's, or "held-out" ones of the training split."""
+    """Source of the images in `test`: "test", the test split, or "held-out", images of the training split."""
 
 
 def assemble(name: str, train: Split, test: Split, class_names: tuple[str, ...]) -> ImageData:
-    """Compute a data set's statistics and fingerprint."""
+    """Return a data set, with its statistics and fingerprint computed."""
     mean, std = statistics(train.images)
-    return ImageData(
-        name=name,
-        train=train,
-        test=test,
-        class_names=class_names,
-        mean=mean,
-        std=std,
-        fingerprint=fingerprint(train, test, class_names),
-    )
+    return ImageData(name, train, test, class_names, mean, std, fingerprint(train, test, class_names))
 
 
 def statistics(images: Images) -> tuple[Channels, Channels]:
-    """Return each channel's mean and standard deviation in [0, 1], exactly, from the counts of the 256 values."""
+    """Return each channel's mean and standard deviation on the scale [0, 1], exact, from counts of the 256 values.
+
+    A constant channel has the standard deviation 1, so that normalised values stay finite.
+    """
     values = np.arange(256)
     means, deviations = [], []
     for channel in range(3):
@@ -70,12 +73,12 @@ def statistics(images: Images) -> tuple[Channels, Channels]:
         means.append(first / total / 255)
         deviations.append(math.sqrt(total * second - first**2) / total / 255)
     red, green, blue = means
-    red_std, green_std, blue_std = (deviation or 1.0 for deviation in deviations)  # a constant channel stays at 0
+    red_std, green_std, blue_std = (deviation or 1.0 for deviation in deviations)
     return (red, green, blue), (red_std, green_std, blue_std)
 
 
 def fingerprint(train: Split, test: Split, class_names: tuple[str, ...]) -> str:
-    """Return the SHA-256 over the pixels, labels and class names."""
+    """Return the SHA-256 over pixels, labels and class names, in hexadecimal."""
     digest = hashlib.sha256(json.dumps([class_names, train.images.shape, test.images.shape]).encode())
     for array in (train.images, train.labels, test.images, test.labels):
         digest.update(np.ascontiguousarray(array).data)

@@ -1,12 +1,13 @@
-"""From stored uint8 images to the network's input, on the device: augment, enlarge exactly, normalise.
+"""Inputs: the steps from stored uint8 images to the network's input, on the device: augment, enlarge, normalise.
 
 Augmentation works on the small image, where it is cheap (`augment.py`); enlargement is Pillow's bilinear resize to the
-bit (`resize.py`); the result is written once, in the type and layout that conv1 reads. Knows nothing about processes.
+bit (`resize.py`); the result is written once, in the dtype and layout that conv1 reads. No function here depends on
+ranks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -26,7 +27,7 @@ RESIZE = "Pillow's Image.resize, bilinear, on uint8"
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network expects of its input; recorded in its file, so that the file can be used without its data set."""
+    """Size and normalisation of a network's input, recorded in its file, which is used without the data set."""
 
     image_size: int
     """Side of the input in pixels."""
@@ -39,30 +40,18 @@ class InputSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the `input` entry of a network file's metadata."""
-        return {
-            "image_size": self.image_size,
-            "stored_size": self.stored_size,
-            "fit": "enlarge",
-            "resize": RESIZE,
-            "channels": "RGB",
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+        return asdict(self) | {"fit": "enlarge", "resize": RESIZE, "channels": "RGB"}
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> InputSpec:
-        """Return what `to_json` wrote.
+        """Return the spec of an entry that `to_json` wrote.
 
         Raises:
-            UserError: the entry lacks something, or was written by a version that prepares images in another way.
+            UserError: a key of the entry is missing or wrong, or the entry asks for inputs of another version.
         """
         try:
-            found = cls(
-                image_size=int(entry["image_size"]),
-                stored_size=int(entry["stored_size"]),
-                mean=_channels(entry["mean"]),
-                std=_channels(entry["std"]),
-            )
+            mean, std = _channels(entry["mean"]), _channels(entry["std"])
+            found = cls(int(entry["image_size"]), int(entry["stored_size"]), mean, std)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"its metadata does not say how inputs are made ({error!r})") from None
         if entry.get("fit") != "enlarge" or not SMALLEST_IMAGE <= found.image_size <= LARGEST_IMAGE:
@@ -71,6 +60,7 @@ class InputSpec:
 
 
 def _channels(values: Any) -> Channels:  # noqa: ANN401 - whatever a file holds
+    """Return three numbers, of red, green and blue."""
     red, green, blue = map(float, values)
     return red, green, blue
 
@@ -84,7 +74,7 @@ class Inputs:
         margin: zeros before and behind the image along both axes, which conv1 would have to add by a copy;
             `models.fast_layers.margin` for this package's network, none for torchvision's.
         dtype: of the output. Arithmetic is float32, or float64 for that.
-        augment: what happens to training images first; None leaves them as they are.
+        augment: augmentation of the stored training images; None for none.
     """
 
     spec: InputSpec
@@ -93,11 +83,11 @@ class Inputs:
     augment: augment.Augment | None = None
 
     def draws(self, epoch: int, device: torch.device) -> torch.Tensor | None:
-        """Return an epoch's random numbers of each training image: (N, 10) int64; None without augmentation."""
+        """Return an epoch's random numbers, (N, 10) int64 for N training images; None without augmentation."""
         return None if self.augment is None else self.augment.draws(epoch).to(device)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the network's input for images as they are.
+        """Return the network's input for images without augmentation.
 
         Args:
             images: (B, 3, S, S) uint8, S at most `spec.image_size`.
@@ -115,11 +105,11 @@ class Inputs:
         return inputs
 
     def augmented(self, batch: Batch, draws: torch.Tensor | None) -> torch.Tensor:
-        """Return the network's input for a training batch, mixed with the partners' images where it has partners.
+        """Return the network's input for an augmented training batch, mixed with partners where the batch has them.
 
         Args:
             batch: stored images with their ids.
-            draws: the epoch's table, `draws()`, on the batch's device; None leaves the images as they are.
+            draws: `draws()` of the epoch, on the batch's device; None for no augmentation.
 
         Returns:
             As `__call__`.
@@ -134,10 +124,10 @@ class Inputs:
         return self(images)
 
     def pictures(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Turn inputs of the network back into something to look at.
+        """Return inputs of the network as pictures, for people.
 
         Args:
-            inputs: (B, 3, P, P) as this object gives them.
+            inputs: (B, 3, P, P), returned by `__call__` or `augmented`.
 
         Returns:
             (B, 3, image_size, image_size) uint8, without the margin.
@@ -148,7 +138,11 @@ class Inputs:
         return inner.mul(std).add(mean).mul(255).round().clamp(0, 255).to(torch.uint8)
 
     def _empty(self, num_images: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs with zeros in their margin, and the rows inside it: (B, image_size, 3 * image_size)."""
+        """Return inputs whose margin is zero and whose rest is not set, and a view of the rest, rows of pixels.
+
+        Returns:
+            (B, 3, P, P) of `dtype`, channels_last; (B, image_size, 3 * image_size).
+        """
         before, behind = self.margin
         side, end = before + self.spec.image_size + behind, before + self.spec.image_size
         inputs = torch.empty((num_images, side, 3 * side), dtype=self.dtype, device=device)

@@ -1,6 +1,6 @@
-"""The loader: batches of images, labels and ids, copied from a split's arrays in the order of a sampler."""
+"""Loader: batches of images, labels and ids, copied from a split's arrays in the order of a sampler."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ class _Images(TypedDict):
 
 
 class Batch(_Images, total=False):
-    """One rank's share of a global batch; partners are there where images are mixed."""
+    """One rank's share of a global batch; the keys of partners are present where images are mixed."""
 
     partner_images: torch.Tensor
     """(B, 3, H, W) uint8"""
@@ -32,7 +32,7 @@ class Batch(_Images, total=False):
 
 
 def gather(images: Images, labels: Labels, indices: list[Index]) -> Batch:
-    """Copy the images that are meant, and their partners, by one indexed copy each."""
+    """Return the batch of some indices: one indexed copy of the images, and one of their partners, if any."""
     ids, *partner_ids = np.array(indices).reshape(len(indices), -1).T
 
     def chosen(of: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -46,7 +46,7 @@ def gather(images: Images, labels: Labels, indices: list[Index]) -> Batch:
 
 
 class _IndexedSplit(Dataset[Batch]):
-    """Gives a whole batch at once; DataLoader calls `__getitems__` where it exists."""
+    """Data set that returns a whole batch at once: DataLoader prefers `__getitems__` to `__getitem__`."""
 
     def __init__(self, images: Images, labels: Labels) -> None:
         self.images = images
@@ -59,18 +59,14 @@ class _IndexedSplit(Dataset[Batch]):
         return gather(self.images, self.labels, indices)
 
 
-def _as_is(batch: Any) -> Any:  # noqa: ANN401 - typed as if it got a list of samples; `__getitems__` gave a batch
-    return batch
-
-
 def make_loader(images: Images, labels: Labels, batches: GlobalBatches, *, pin_memory: bool) -> DataLoader[Batch]:
-    """Return the loader of a split: a global batch of 512 images is a copy of 1.5 MB, so it needs no workers.
+    """Return the loader of a split, without workers: a global batch of 512 small images is a copy of 1.5 MB.
 
     Args:
         images: (N, 3, H, W) uint8.
         labels: (N,) int64.
-        batches: which images, in which order.
-        pin_memory: hand out page-locked memory, for asynchronous copies to a GPU.
+        batches: the sampler.
+        pin_memory: whether batches are in page-locked memory, for asynchronous copies to a GPU.
     """
-    dataset = _IndexedSplit(images, labels)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is, pin_memory=pin_memory)
+    dataset = _IndexedSplit(images, labels)  # returns whole batches, which are not collated
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=lambda batch: batch, pin_memory=pin_memory)

@@ -1,4 +1,4 @@
-"""Exact enlargement: Pillow's bilinear resize of uint8 images, to the bit, on any device."""
+"""Resize: exact enlargement of uint8 images, equal to Pillow's bilinear resize to the bit, on any device."""
 
 from functools import cache
 
@@ -11,11 +11,11 @@ FRACTION_BITS = 22
 
 
 def enlarge(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Enlarge as Pillow's `Image.resize((size, size), BILINEAR)` does, to the bit.
+    """Return enlarged images, equal to Pillow's `Image.resize((size, size), BILINEAR)` to the bit.
 
-    Torch's uint8 kernel on the CPU takes 32 us an image where Pillow takes 220, but keeps its weights in 16 bits: it
-    is used where it is equal to Pillow on all inputs, which is when no output lies half-way between two values (7 for
-    CIFAR-10, any odd factor, powers of two) and not, for example, at digits' factor of 28.
+    Torch's uint8 kernel on the CPU takes 32 us an image where Pillow takes 220, but has weights of 16 bits. It is used
+    for factors at which it equals Pillow on all inputs, because no output lies half-way between two values: odd ones
+    (7 for CIFAR-10) and powers of two, but not, for example, the factor 28 of digits.
 
     Args:
         images: (B, C, S, S) uint8 with S <= size.
@@ -34,14 +34,15 @@ def enlarge(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def enlarge_fixed_point(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Compute Pillow's own arithmetic, on any device: a horizontal pass, rounded to uint8, then a vertical one.
+    """Return enlarged images by Pillow's arithmetic, on any device: a horizontal, then a vertical pass, each uint8.
 
-    Args and result as `enlarge`. Source: Pillow's Resample.c, ImagingResampleHorizontal_8bpc and Vertical_8bpc.
+    Arguments and result as of `enlarge`. Source: Pillow's Resample.c, ImagingResampleHorizontal_8bpc and Vertical_8bpc.
     """
     return _enlarge_axis(_enlarge_axis(images, -1, size), -2, size)
 
 
 def _enlarge_axis(images: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    """Return uint8 images enlarged along one axis, -1 or -2."""
     left, right, left_weight, right_weight = _taps(images.shape[axis], size, images.device)
     shape = (-1,) + (1,) * (-1 - axis)  # weights vary along the axis alone
     total = images.index_select(axis, left).int().mul_(left_weight.view(shape))
@@ -50,13 +51,11 @@ def _enlarge_axis(images: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 
 @cache
-def _taps(
-    source: int, size: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return, for each output pixel, its two source pixels and their weights in fixed point.
+def _taps(source: int, size: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Return left and right source pixel of each output pixel, (size,) int64, and their weights, (size,) int32.
 
-    Pillow drops taps outside the image and normalises the rest, so that a border pixel has all the weight. Their sum
-    stays below 2**31: 255 * (2**22 + 1).
+    Weights are in fixed point. Pillow drops taps outside the image and normalises the rest, so that a border pixel has
+    all the weight. Weighted sums stay below 2**31: 255 * (2**22 + 1).
     """
     centre = (np.arange(size) + 0.5) * (source / size)
     left = np.floor(centre - 0.5).astype(np.int64)
@@ -65,16 +64,15 @@ def _taps(
     right_weight = np.where(left + 1 >= source, 0.0, right_weight)
     total = left_weight + right_weight
     fixed = [np.floor(0.5 + weight / total * (1 << FRACTION_BITS)) for weight in (left_weight, right_weight)]
-    taps = (left.clip(0), (left + 1).clip(max=source - 1), fixed[0].astype(np.int32), fixed[1].astype(np.int32))
-    first, second, third, fourth = (torch.from_numpy(values).to(device) for values in taps)
-    return first, second, third, fourth
+    taps = (left.clip(0), (left + 1).clip(max=source - 1), *(weights.astype(np.int32) for weights in fixed))
+    return tuple(torch.from_numpy(values).to(device) for values in taps)
 
 
 @cache
 def torch_kernel_is_exact(source: int, size: int) -> bool:
-    """Compare torch's uint8 kernel with Pillow's arithmetic on every pair of neighbours at every phase of one axis.
+    """Return whether torch's uint8 kernel equals Pillow's arithmetic: on all pairs of neighbours, in all phases.
 
-    Rows of a probe image walk through all 65,536 pairs, so the answer holds for every image: 20 ms for 32 -> 224.
+    The rows of a probe image are all 65,536 pairs, so the result holds for every image. It takes 20 ms for 32 -> 224.
     """
     if size % source:
         return False

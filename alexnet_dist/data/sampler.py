@@ -1,6 +1,6 @@
-"""The order of images: global batches as a function of (seed, epoch), the same at any world size.
+"""GlobalBatches, the order of images: global batches as a function of (seed, epoch), the same at any world size.
 
-Knows nothing about processes: Accelerate cuts the global batches made here into one piece per rank.
+Nothing here depends on ranks: Accelerate cuts each global batch into one piece per rank.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ Index = int | list[int]
 
 
 class GlobalBatches(Sampler[list[Index]]):
-    """The global batches of an epoch: a slice each of a permutation that depends on (seed, epoch) alone.
+    """Sampler of an epoch's global batches: slices of a permutation that depends on (seed, epoch) alone.
 
     Accelerate cuts each batch into one piece per rank (`split_batches`), so the batches are the same at any world size.
 
@@ -39,12 +39,12 @@ class GlobalBatches(Sampler[list[Index]]):
         self.set_position(epoch=0)
 
     def set_position(self, *, epoch: int, batch: int = 0, end: int | None = None) -> None:
-        """Let the next iteration go from one batch of an epoch to another; costs the same wherever that is.
+        """Set the batches of the next iteration, in constant time.
 
         Args:
             epoch: counted from 0.
-            batch: the first batch.
-            end: the batch before which to stop; None goes to the epoch's last.
+            batch: number of the first batch.
+            end: number of the last batch, plus 1; None for the last of the epoch.
         """
         self.epoch = epoch
         self.first_batch = batch
@@ -52,12 +52,12 @@ class GlobalBatches(Sampler[list[Index]]):
 
     @property
     def num_batches(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches of a whole epoch."""
         whole, rest = divmod(self.num_images, self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
     def partner_table(self) -> npt.NDArray[np.int64] | None:
-        """Return each image's partner in this epoch, (N,) int64; None where there are none."""
+        """Return the id of each image's partner in this epoch, (N,) int64; None without partners."""
         if not self.partners or self.seed is None:
             return None
         return rng.generator(self.seed, "partners", self.epoch).permutation(self.num_images)

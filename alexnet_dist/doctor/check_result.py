@@ -1,9 +1,8 @@
-"""Result of one preflight check, as it is printed, and a deadline for calls that have none. Imports no torch."""
+"""CheckResult, the printed result of one preflight check, and a deadline for calls that have none. Without torch."""
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -13,29 +12,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of the preflight."""
+    """Result of one check, a line of the preflight's output."""
 
     level: Literal["ok", "warning", "error"]
     check: str
     """Name of the check, such as `disk`."""
     message: str
-    """One line; for a warning or an error it ends with the remedy."""
+    """Text of one line; that of a warning or an error ends with the remedy."""
 
     def __str__(self) -> str:
         return f"{self.level:<8} {self.check:<11}  {self.message}"
 
 
-# Each takes the check's name and the message. The launch goes on after a warning; an error prevents it.
+# Arguments: the check's name and the message. A launch goes on after a warning; an error prevents it.
 ok = partial(CheckResult, "ok")
 warning = partial(CheckResult, "warning")
 error = partial(CheckResult, "error")
 
 
 def within(seconds: float, compute: Callable[[], T]) -> T:
-    """Return what `compute` returns, on a thread that is abandoned at the deadline.
+    """Return the result of `compute`, called on a daemon thread that is abandoned at the deadline.
 
     Raises:
-        TimeoutError: the deadline passed. What `compute` raises comes through.
+        TimeoutError: the deadline passed. Errors of `compute` are raised too.
     """
     future: Future[T] = Future()
 
@@ -46,6 +45,6 @@ def within(seconds: float, compute: Callable[[], T]) -> T:
             future.set_exception(fault)
 
     threading.Thread(target=work, name="doctor", daemon=True).start()
-    if not wait_for([future], timeout=seconds).done:
+    if not wait([future], timeout=seconds).done:
         raise TimeoutError(f"no answer within {seconds:.0f} s")
     return future.result()

@@ -1,6 +1,6 @@
 """Checks of one machine's devices, processes and launcher configuration; each returns a `CheckResult`.
 
-None of them forms a process group, leaves a file behind, or waits without a deadline.
+No check forms a process group, leaves a file behind, or waits without a deadline.
 """
 
 import re
@@ -22,10 +22,9 @@ from alexnet_dist.errors import UserError, first_line
 DRIVER = Path("/proc/driver/nvidia/version")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 SHM = Path("/dev/shm")  # noqa: S108 - its size is read, nothing is written
-SMALL_SHM = 1 << 30  # bytes: NCCL's documentation asks for 1 GB in containers, whose default is 64 MB
-# Fields of an Accelerate configuration that hold a word, which an unquoted `no` turns into false.
+SMALL_SHM = 1 << 30  # bytes; NCCL's documentation asks for 1 GB in containers, whose default is 64 MB
+# Fields of an Accelerate configuration whose values are words; YAML reads an unquoted `no` as false.
 WORDS = ("compute_environment", "distributed_type", "dynamo_backend", "gpu_ids", "mixed_precision", "rdzv_backend")
-FILL_IN = "launch/node.sh gives what is needed"
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,11 @@ class Gpus:
     names: tuple[str, ...]
     driver: str | None
     cuda: str | None
-    """The version that torch is built for."""
+    """CUDA version of torch's build; None for a CPU build."""
     nccl: str | None
+    """NCCL version of torch's build; None for a CPU build."""
     trouble: str
-    """torch's warning where it finds none."""
+    """torch's warning when it finds no GPU; empty without one."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -50,19 +50,14 @@ def counted(number: int, noun: str) -> str:
 
 
 def find_gpus() -> Gpus:
-    """Return the GPUs of this node, by torch and the driver; a warning of torch's is caught."""
+    """Return the GPUs of this node, by torch and the driver; a warning of torch is caught."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
-    text = DRIVER.read_text(encoding="utf-8") if DRIVER.exists() else ""
-    driver = re.search(r"\d+\.\d+(\.\d+)?", text)
-    return Gpus(
-        names=tuple(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) if available else (),
-        driver=driver[0] if driver else None,
-        cuda=torch.version.cuda,
-        nccl=nccl_version(),
-        trouble=first_line(caught[0].message) if caught and isinstance(caught[0].message, Warning) else "",
-    )
+    driver = re.search(r"\d+\.\d+(\.\d+)?", DRIVER.read_text(encoding="utf-8") if DRIVER.exists() else "")
+    names = tuple(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) if available else ()
+    trouble = next((first_line(found.message) for found in caught if isinstance(found.message, Warning)), "")
+    return Gpus(names, driver[0] if driver else None, torch.version.cuda, nccl_version(), trouble)
 
 
 def nccl_version() -> str | None:
@@ -73,7 +68,7 @@ def nccl_version() -> str | None:
 
 
 def gpus(found: Gpus, environment: Mapping[str, str], *, use_cpu: bool, processes: int) -> CheckResult:
-    """Check that there is a GPU for each process of this node, or that a CPU is meant."""
+    """Check that each process of this node has a GPU, or that a CPU is asked for."""
     what, count = "GPUs", len(found.names)
     built = f"CUDA {found.cuda}, NCCL {found.nccl}" if found.cuda else "torch built without CUDA"
     if use_cpu:
@@ -87,14 +82,13 @@ def gpus(found: Gpus, environment: Mapping[str, str], *, use_cpu: bool, processe
     if environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return warning(what, "hidden by CUDA_VISIBLE_DEVICES: the CPU trains. Unset it to use them")
     if found.driver:
-        fault = f"torch finds no GPU{f' ({found.trouble})' if found.trouble else ''}; {built}"
-        remedy = "update the driver, install the torch made for it, or give --runtime.cpu"
-        return error(what, f"there is a driver, {found.driver}, and {fault}: {remedy}")
+        fault = f"there is a driver, {found.driver}, and torch finds no GPU{found.trouble and f' ({found.trouble})'}"
+        return error(what, f"{fault}; {built}: update the driver, install the torch made for it, or give --runtime.cpu")
     return ok(what, f"none: the CPU trains; {built}")
 
 
 def precision(config: RuntimeConfig, *, use_cpu: bool) -> CheckResult:
-    """Check the compute dtype: an error where it is impossible, a warning where a GPU has no bf16."""
+    """Check the compute dtype: an error if it is impossible, a warning if a GPU has no bf16."""
     try:
         chosen = precisions.resolve_precision(config, use_cpu=use_cpu)
     except UserError as fault:
@@ -105,7 +99,7 @@ def precision(config: RuntimeConfig, *, use_cpu: bool) -> CheckResult:
 
 
 def cpu_quota(path: Path = CPU_QUOTA) -> float | None:
-    """Return how many cores a container may use; None where that is not limited."""
+    """Return the number of cores that a container may use; None without a limit."""
     try:
         quota, period = path.read_text(encoding="utf-8").split()
         return float(quota) / float(period)
@@ -117,17 +111,18 @@ def threads(environment: Mapping[str, str], *, use_cpu: bool, quota: float | Non
     """Check that the threads of this node's processes are no more than its cores.
 
     Args:
-        environment: with OMP_NUM_THREADS, and LOCAL_WORLD_SIZE as a launcher sets it.
+        environment: with OMP_NUM_THREADS, and LOCAL_WORLD_SIZE as set by a launcher.
         use_cpu: whether the processes compute on the CPU; a process on a GPU keeps one core busy.
-        quota: cores that the container may use; None where that is not limited.
+        quota: number of cores that the container may use; None without a limit.
         processes: number of processes of this node.
     """
     cores, wished = hardware.cpu_cores(), environment.get("OMP_NUM_THREADS")
+    of_cores, of_processes = counted(cores, "core"), counted(processes, "process")
     if not use_cpu:
-        return ok("threads", f"{counted(cores, 'core')} for {counted(processes, 'process')} on GPUs")
+        return ok("threads", f"{of_cores} for {of_processes} on GPUs")
     each = hardware.cpu_threads(environment)
     usable = cores if quota is None else min(cores, max(1, int(quota)))
-    plan = f"{each} for each of {counted(processes, 'process')} on {counted(cores, 'core')}"
+    plan = f"{each} for each of {of_processes} on {of_cores}"
     if wished is not None and not wished.isdigit():
         return warning("threads", f"OMP_NUM_THREADS={wished} is no number and is ignored: unset it. {plan}")
     if each * processes <= usable:
@@ -156,12 +151,12 @@ def shared_memory(path: Path = SHM, *, gpu_processes: int) -> CheckResult | None
 
 
 def world(environment: Mapping[str, str], config: Config, *, asked: int | None, nodes: int) -> CheckResult:
-    """Check the world size: that the launcher forms as many processes as asked for, and that the batch divides.
+    """Check the world size: the launcher forms as many processes as asked for, and the global batch divides by them.
 
     Args:
-        environment: of this process, with the variables of a launcher that started it.
+        environment: of this process, with the variables of its launcher, if any.
         config: of the run.
-        asked: processes on all nodes by `--num-processes`; None where it is not given.
+        asked: number of processes on all nodes, by `--num-processes`; None without it.
         nodes: number of nodes.
     """
     started = environment.get("WORLD_SIZE")
@@ -185,7 +180,7 @@ def world(environment: Mapping[str, str], config: Config, *, asked: int | None, 
 
 
 def fewer_nodes(config: Config, *, processes: int, least: int, most: int) -> CheckResult | None:
-    """Check that the global batch divides when nodes leave; None where it always does, or where none may leave."""
+    """Check that the global batch divides when nodes leave; None if it does, or if none may leave."""
     per_node, share = processes // most, config.optim.accumulate
     stuck = [nodes for nodes in range(least, most) if config.data.batch_size % (nodes * per_node * share)]
     if not stuck:
@@ -196,14 +191,13 @@ def fewer_nodes(config: Config, *, processes: int, least: int, most: int) -> Che
 
 
 def slurm(environment: Mapping[str, str], *, nodes: int) -> CheckResult | None:
-    """Check that the SLURM job step has one launcher on each of the nodes; None outside SLURM."""
+    """Check that the SLURM job step has one launcher on each node; None outside SLURM."""
     if "SLURM_JOB_ID" not in environment:
         return None
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     allotted = int(environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or "1")
     if tasks > allotted:
-        remedy = "one launcher per node, --ntasks-per-node=1"
-        return error("SLURM", f"srun started {tasks} tasks on {counted(allotted, 'node')}: {remedy}")
+        return error("SLURM", f"srun started {tasks} tasks on {counted(allotted, 'node')}: give --ntasks-per-node=1")
     if allotted != nodes:
         remedy = "pass --nnodes $SLURM_NNODES, and start one launcher on each node by srun"
         return error("SLURM", f"the step has {counted(allotted, 'node')} and the launch {nodes}: {remedy}")
@@ -214,19 +208,19 @@ def slurm(environment: Mapping[str, str], *, nodes: int) -> CheckResult | None:
 
 
 def accelerate_default(environment: Mapping[str, str]) -> Path:
-    """Return the file that `accelerate launch` reads when none is named."""
+    """Return the path of the file that `accelerate launch` reads if no other is named."""
     home = environment.get("HF_HOME") or Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(home).expanduser() / "accelerate" / "default_config.yaml"
 
 
 def accelerate_file(path: Path | None, default: Path, *, config: Config, asked: int | None, gpus: int) -> CheckResult:
-    """Check the Accelerate configuration for what Accelerate misreads without an error.
+    """Check the Accelerate configuration for mistakes at which Accelerate gives no error.
 
     Args:
-        path: the file that the launch names; None if none.
-        default: the file that Accelerate reads otherwise.
+        path: the file that the launch names; None without one.
+        default: the file that Accelerate reads if `path` is None.
         config: of the run.
-        asked: processes by `--num-processes`, which overrides the file's.
+        asked: number of processes by `--num-processes`, which overrides the file's; None without it.
         gpus: number of GPUs of this node.
     """
     if path is None and not default.is_file():
@@ -239,7 +233,7 @@ def accelerate_file(path: Path | None, default: Path, *, config: Config, asked: 
 
 
 def _fault_in_launcher(path: Path, *, config: Config, asked: int | None, gpus: int) -> str | None:
-    """Return what is wrong in an Accelerate configuration, with the remedy; None if nothing is."""
+    """Return the first fault of an Accelerate configuration, with its remedy; None without a fault."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
@@ -256,11 +250,12 @@ def _fault_in_launcher(path: Path, *, config: Config, asked: int | None, gpus: i
 
 
 def _fault_in_kind(kind: str, processes: object, *, use_cpu: bool, gpus: int) -> str | None:
+    """Return the fault of a `distributed_type` with this number of processes and GPUs; None without a fault."""
     if processes is None and kind != "NO":
-        return f"num_processes is missing, and it has no value for all GPUs: give --num_processes; {FILL_IN}"
+        return "num_processes is missing, and no value means all GPUs: give --num_processes, as launch/node.sh does"
     if kind == "MULTI_CPU" or (kind == "NO" and isinstance(processes, int) and processes > 1):
-        remedy = "write MULTI_GPU, and give --runtime.cpu where there are no GPUs"
-        return f"{kind} starts one process and not {processes}: {remedy}; CPU_RANKS={processes} {FILL_IN}"
+        remedy = f"write MULTI_GPU, and on CPUs give --runtime.cpu, as CPU_RANKS={processes} launch/node.sh does"
+        return f"{kind} starts one process and not {processes}: {remedy}"
     if kind == "MULTI_GPU" and not gpus and not use_cpu and processes != 1:
         return "MULTI_GPU on a machine without GPUs starts unconnected copies: give --runtime.cpu, or start one process"
     return None

@@ -10,9 +10,9 @@ from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, wi
 from alexnet_dist.errors import UserError, first_line
 
 ACCELERATE_PORT = 29500  # default of `accelerate launch`
-LOOK_SECONDS = 0.1  # between two attempts
-CONNECT_SECONDS = 3.0  # of one attempt
-STORE_SECONDS = 5.0  # for a name server or a store to answer
+LOOK_SECONDS = 0.1  # between two attempts to connect
+CONNECT_SECONDS = 3.0  # until an attempt to connect fails
+STORE_SECONDS = 5.0  # until a name server or a store must have answered
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Nodes:
     least: int
     most: int
     rank: int | None
-    """Node rank; None for any but 0, by order of arrival."""
+    """Node rank; None for a node other than 0 that takes its arrival number."""
     host: str
     port: int
     launched: bool = False
-    """Whether a launcher has formed the world already, whose store is at that address."""
+    """Whether a launcher has formed the world already; its store is at `host` and `port`."""
 
 
 def addresses(host: str, *, seconds: float = STORE_SECONDS) -> list[str]:
-    """Return a host's addresses; none if its name is unknown or no name server answers in time."""
+    """Return a host's addresses; an empty list if its name is unknown or no name server answers in time."""
     try:
         found = within(seconds, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError):  # TimeoutError too
@@ -44,39 +44,33 @@ def is_loopback(address: str) -> bool:
 
 
 def is_here(host: str) -> bool:
-    """Return whether a host is this machine: only its own addresses can be bound."""
+    """Return whether a host is this machine, that is whether one of its addresses can be bound."""
     return any(port_is_free(0, at=address) for address in addresses(host))
 
 
 def port_is_free(port: int, *, at: str = "") -> bool:
-    """Return whether a server could listen on a port, of all interfaces as torch's store does, or of one address."""
+    """Return whether a server could listen on a port: of one address, or of all interfaces, as torch's store does."""
     family = socket.AF_INET6 if ":" in at else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((at, port))
-            probe.listen()
-        except OSError:
-            return False
+    try:
+        socket.create_server((at, port), family=family).close()
+    except OSError:
+        return False
     return True
 
 
 def address(nodes: Nodes) -> CheckResult:
-    """Check the rendezvous address: that it resolves, is node 0's, is no loopback address, and its port is free."""
+    """Check the rendezvous address: it resolves, is node 0's and no loopback address, and its port is free."""
     place = f"{nodes.host}:{nodes.port}"
     if nodes.launched:
         return ok("rendezvous", f"{place}, formed by the launcher")
     found = addresses(nodes.host)
     if not found:
-        remedy = "correct --rdzv, or give the address of node 0"
-        return error("rendezvous", f"the host {nodes.host} has no address here: {remedy}")
+        return error("rendezvous", f"{nodes.host} has no address here: correct --rdzv, or give node 0's address")
     if nodes.rank == 0:
         if not any(port_is_free(0, at=own) for own in found):
-            remedy = "--rdzv names node 0, which is this one"
-            return error("rendezvous", f"{nodes.host} ({found[0]}) is no address of this machine: {remedy}")
+            return error("rendezvous", f"{nodes.host} ({found[0]}) is no address of this machine: --rdzv names node 0")
         if not port_is_free(nodes.port):
-            remedy = "end it, or choose another port for all nodes"
-            return error("rendezvous", f"port {nodes.port} is taken by another process: {remedy}")
+            return error("rendezvous", f"port {nodes.port} is taken: free it, or choose another port for all nodes")
     if all(map(is_loopback, found)):
         remedy = "on several machines name one that all reach by --rdzv"
         return warning("rendezvous", f"{nodes.host} is each machine's own address: {remedy}")
@@ -84,7 +78,7 @@ def address(nodes: Nodes) -> CheckResult:
 
 
 def launcher_port(environment: Mapping[str, str], *, processes: int) -> CheckResult | None:
-    """Check the port of `accelerate launch` for several processes of a single node; None where it needs none."""
+    """Check the port of `accelerate launch` for several processes on a single node; None if it needs no port."""
     if processes < 2 or "WORLD_SIZE" in environment:
         return None
     if port_is_free(ACCELERATE_PORT):
@@ -94,14 +88,14 @@ def launcher_port(environment: Mapping[str, str], *, processes: int) -> CheckRes
 
 
 def interface(environment: Mapping[str, str], nodes: Nodes) -> CheckResult | None:
-    """Check the interface of gloo, which carries control messages between nodes even where NCCL sums gradients.
+    """Check the interface of gloo, which carries control messages between nodes even if NCCL reduces gradients.
 
     Args:
         environment: with GLOO_SOCKET_IFNAME, if it is set.
         nodes: the rendezvous address.
 
     Returns:
-        None for a loopback address, where all nodes are on this machine.
+        The result; None for a loopback address, when all nodes are on this machine.
     """
     known = [name for _, name in socket.if_nameindex()]
     others = ", ".join(name for name in known if name != "lo")
@@ -118,12 +112,12 @@ def interface(environment: Mapping[str, str], nodes: Nodes) -> CheckResult | Non
 
 
 def connect(host: str, port: int, *, until: float) -> socket.socket:
-    """Return a connection, after as many attempts as it takes: node 0 may not have begun.
+    """Return a connection to node 0, which may not listen yet: attempts are repeated until the deadline.
 
     Args:
-        host: name or address.
+        host: name or address of node 0.
         port: of node 0.
-        until: deadline, of the monotonic clock.
+        until: the deadline, by the monotonic clock, in seconds.
 
     Raises:
         UserError: no attempt succeeded before the deadline.

@@ -1,6 +1,6 @@
 """Checks of the run folder, the free disk space, the data set and W&B; each returns a `CheckResult`.
 
-No file is left behind. Servers receive one request, without a key, whose only result is whether they answer.
+No file is left behind. A server gets one request without a key, to see whether it answers.
 """
 
 import importlib.util
@@ -23,12 +23,12 @@ from alexnet_dist.tracking import run_dir, wandb_tracker
 
 
 def existing(path: Path) -> Path:
-    """Return the path, or its nearest parent that exists: the run creates the rest."""
+    """Return the path or, if it does not exist, its nearest parent that does."""
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def _write_fault(path: Path) -> str | None:
-    """Return why nothing can be written at or below a path, by a nameless temporary file; None if it can."""
+    """Return why no file can be written at or below a path; None if a nameless temporary file can."""
     place = existing(path)
     if not place.is_dir():
         return f"{place} is no folder"
@@ -42,7 +42,7 @@ def _write_fault(path: Path) -> str | None:
 
 
 def run_folder(config: Config) -> CheckResult:
-    """Check that the run folder can be written, and that these options continue the run that it holds, if any."""
+    """Check that the run folder can be written, and that the configuration continues the run in it, if any."""
     folder = config.out_dir or Path("runs")
     if fault := _write_fault(folder):
         return error("run folder", f"{folder} cannot be written ({fault}): choose another by --out-dir")
@@ -55,13 +55,13 @@ def run_folder(config: Config) -> CheckResult:
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """Return a checkpoint's size in bytes: weights, one or two optimizer states per weight, and the EMA, in float32."""
+    """Return a checkpoint's size in bytes: weights, one or two optimizer states per weight, and EMA, in float32."""
     copies = 1 + (1 if config.optim.name in ("sgd", "lars") else 2) + (config.optim.ema is not None)
     return 4 * NUM_PARAMETERS * copies
 
 
 def disk(config: Config) -> CheckResult:
-    """Check the free space for all checkpoints of the run: the newest, the best, and the one being written."""
+    """Check the free space for all checkpoints: the newest ones, the best, and the one that is being written."""
     folder = config.out_dir or Path("runs")
     held = sum(file.stat().st_size for file in (folder / "checkpoints").glob("step_*/*"))
     free = shutil.disk_usage(existing(folder)).free
@@ -77,7 +77,7 @@ def disk(config: Config) -> CheckResult:
 
 
 def answers(url: str) -> bool:
-    """Return whether a server answers before a deadline that covers the look-up of its name too, which has none."""
+    """Return whether a server answers in time; the deadline covers the look-up of its name, which has none itself."""
     try:
         return within(sources.ANSWER_SECONDS + 1, partial(sources.answers, url))
     except TimeoutError:
@@ -92,35 +92,31 @@ def data_set(config: DataConfig, environment: Mapping[str, str]) -> CheckResult:
     name = config.dataset
     if name == "digits" and importlib.util.find_spec("sklearn") is None:
         return error("data", "digits needs scikit-learn: pip install 'alexnet_dist[demo]'")
-    if name in ("digits", "synthetic"):
+    if name in sources.WITHOUT_FILES:
         return ok("data", f"{name}: needs no files")
     place = sources.cache_place(config, environment)
-    found = _local_data(Path(name)) if Path(name).is_dir() else _named_data(config, place, environment)
+    found = _local_data(Path(name)) if sources.is_folder(name) else _hub_data(config, place, environment)
     fault = None if found.level == "error" else _write_fault(place)
     if fault:
         return error("data", f"the data cache {place} cannot be written ({fault}): give --data.cache-dir")
     return found
 
 
-def _named_data(config: DataConfig, place: Path, environment: Mapping[str, str]) -> CheckResult:
-    name = config.dataset
-    if name.startswith((".", "/", "~")) or (name != "cifar10" and name.count("/") != 1):
-        return error("data", f"--data.dataset {name}: no such folder here, and no data set of that name")
-    hub_name = sources.CIFAR10_ON_HUB if name == "cifar10" else name
-    if (cache.folder_of(place, sources.hub_key(hub_name, config.revision), hub_name) / "meta.json").exists():
-        return ok("data", f"{name}: decoded already")
-    return _hub_data(name, hub_name, config, environment)
-
-
 def _local_data(folder: Path) -> CheckResult:
+    """Check that a folder holds parquet files, or images in folders of classes."""
     layouts = folder.rglob("*.parquet"), (folder / "train").glob("*/*")
     if not any(next(files, None) for files in layouts):
         return error("data", f"{folder} holds neither parquet files nor train/CLASS/ and test/CLASS/ with images")
     return ok("data", f"{folder}: found; decoded at the start unless the cache holds it")
 
 
-def _hub_data(name: str, hub_name: str, config: DataConfig, environment: Mapping[str, str]) -> CheckResult:
-    """Check the Hub's own cache, then the Hub. Names of variables and folders: documentation of `datasets`."""
+def _hub_data(config: DataConfig, place: Path, environment: Mapping[str, str]) -> CheckResult:
+    """Check the data cache, then the cache of `datasets`, whose documentation names the variables, then the Hub."""
+    name = config.dataset
+    if (hub_name := sources.hub_id(name)) is None:
+        return error("data", f"--data.dataset {name}: no such folder here, and no data set of that name")
+    if (cache.folder_of(place, sources.hub_key(hub_name, config.revision), hub_name) / "meta.json").exists():
+        return ok("data", f"{name}: decoded already")
     home = Path(environment.get("HF_HOME") or Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     downloads = Path(environment.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
     if (downloads / hub_name.replace("/", "___")).is_dir():
@@ -142,12 +138,12 @@ def wandb(config: Config, environment: Mapping[str, str], *, records: bool) -> C
     Args:
         config: of the run.
         environment: with WANDB_BASE_URL, if the server is not W&B's own.
-        records: whether rank 0, which records for all, is on this node.
+        records: whether rank 0, whose process alone sends records, is on this node.
     """
     if "wandb" not in config.log.trackers:
         return ok("W&B", "not used: --log.trackers")
     try:
-        mode, reason = wandb_tracker.wandb_mode(config.wandb)  # asked on every rank when the run begins
+        mode, reason = wandb_tracker.wandb_mode(config.wandb)  # called on every rank when a run begins
     except UserError as fault:
         return error("W&B", str(fault))
     if mode == "offline" and reason.startswith("no login"):

@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,12 +25,10 @@ from alexnet_dist.doctor.check_result import CheckResult, error, warning, within
 from alexnet_dist.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, UserError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
     from alexnet_dist.doctor.checks_network import Nodes
 
 SKIP = "ALEXNET_DIST_SKIP_DOCTOR"
-DEADLINE_SECONDS = 60.0  # for the exchange between nodes, beside the waits for nodes
+DEADLINE_SECONDS = 60.0  # for the exchange between nodes, besides the waits for nodes
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         UserError: the command line is wrong.
     """
     if os.environ.get(SKIP, "") not in ("", "0") or os.environ.get("LOCAL_RANK", "0") != "0":
-        return EXIT_DONE  # under a launcher, one process of a node checks for all
+        return EXIT_DONE  # under a launcher, one process of each node runs the checks
     if "--quiet" in argv and {"-h", "--help"} & set(argv):
         return EXIT_DONE  # the launch that follows prints its help
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # read at torch's import: a failed connection is one line
@@ -59,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
+    """Return the parser of the preflight's own options; those of the run are parsed as by train.py."""
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_dist.doctor",
         description="Check a machine, or all nodes, before a launch: a line per check, exit code 2 on an error.",
@@ -106,7 +106,7 @@ def _nodes(options: argparse.Namespace, environment: Mapping[str, str]) -> Nodes
 
 
 def run_checks(config: Config, options: argparse.Namespace, nodes: Nodes | None) -> Iterator[CheckResult]:
-    """Yield the result of each check as soon as it is there: those of this node, then those over all nodes."""
+    """Yield the result of each check when it has run: first those of this node, then those over all nodes."""
     errors = []
     for result in _check_this_node(config, options, nodes):
         if result.level == "error":
@@ -175,7 +175,7 @@ def _compare(config: Config, options: argparse.Namespace, nodes: Nodes, errors: 
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions that must be, or should be, the same on all nodes."""
+    """Return the versions that should be the same on all nodes, by name."""
     import torch
 
     from alexnet_dist.doctor.checks_hardware import nccl_version
@@ -201,7 +201,7 @@ def hash_of_sources(package: Path) -> str:
 
 def command(argv: Sequence[str] | None = None) -> NoReturn:
     """Run `main` on the arguments (default: the process's) and exit with its code."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that files are removed
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that `finally` blocks remove files
     try:
         code = main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -213,4 +213,4 @@ def command(argv: Sequence[str] | None = None) -> NoReturn:
         code = int(stop.code or 0)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a thread that is left waiting for a store would make Python's own exit abort
+    os._exit(code)  # with an abandoned thread that waits for a store, Python's own exit would abort

@@ -3,9 +3,11 @@
 Node 0 opens the store at the address that the launcher is about to use. The other nodes return only after node 0 has
 closed it, so that no launcher connects to this store in place of its own.
 
-The exchange, by keys of the store: node 0 sets `start`, which names what the other nodes are to probe; each of them
-takes a number from `arrivals`, probes, takes another from `probed` and sets `report/NUMBER`; node 0 sets `reports`, all
-of them in that order; each other node sets `left/NUMBER`; node 0 closes the store.
+The exchange, by keys of the store:
+1. node 0 sets `start`, the file and the port that the other nodes are to probe;
+2. each other node takes a number from `arrivals`, probes, takes a number from `probed` and sets `report/NUMBER`;
+3. node 0 sets `reports`, all reports in that order;
+4. each other node sets `left/NUMBER`, and node 0 closes the store.
 """
 
 import contextlib
@@ -27,12 +29,12 @@ from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, wi
 from alexnet_dist.doctor.checks_network import CONNECT_SECONDS, LOOK_SECONDS, STORE_SECONDS, Nodes, connect
 from alexnet_dist.errors import UserError, first_line
 
-LEAVE_SECONDS = 10.0  # until every node has read the reports, and until node 0 has closed the store
-TOKEN_SECONDS = 3.0  # until a new file is visible through a network file system
-# torch's c10d rendezvous declares a node dead whose heartbeat looks older than 15 s (dynamic_rendezvous.py).
+LEAVE_SECONDS = 10.0  # wait for every node to read the reports, and for node 0 to close the store
+TOKEN_SECONDS = 3.0  # wait for a new file to become visible through a network file system
+# torch's c10d rendezvous counts a node as dead whose heartbeat seems older than 15 s (dynamic_rendezvous.py).
 CLOCK_ERROR, CLOCK_WARNING = 10.0, 1.0  # seconds
-BACKLOG = 4096  # connections to node 0's probe port, which are never accepted
-VITAL = ("torch", "alexnet_dist", "sources", "nccl")  # versions whose difference is an error
+BACKLOG = 4096  # connections that wait at node 0's probe port; they are never accepted
+VITAL = ("torch", "alexnet_dist", "sources", "nccl")  # versions that must not differ
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class Report:
     errors: Sequence[str] = ()
     """Errors of the checks on that node alone."""
     sees_token: bool = True
-    """Whether the file that node 0 wrote into the run folder is visible."""
+    """Whether the file that node 0 wrote into the run folder is visible on that node."""
     unreachable: str = ""
-    """Why a port of node 0 other than the rendezvous's cannot be reached; empty if it can."""
+    """Why a port of node 0 besides the rendezvous port cannot be reached; empty if it can."""
     unnamed: str = ""
     """Why node 0 cannot be reached by its own host name; empty if it can."""
     clock: float = 0.0
-    """Seconds by which this node's clock is ahead of node 0's, too small by the network's delay."""
+    """Seconds by which the node's clock is ahead of node 0's, too small by the network's delay."""
 
     def __str__(self) -> str:
         return f"node {self.rank} ({self.host})"
@@ -69,7 +71,7 @@ def serve(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[Check
     Args:
         nodes: how many nodes, and the store's address.
         mine: node 0's report.
-        token: file in the run folder that the other nodes look for.
+        token: path of the file in the run folder that the other nodes look for.
         wait: seconds until a node counts as missing.
     """
     store = _open(nodes, is_master=not nodes.launched)
@@ -86,7 +88,7 @@ def serve(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[Check
                 break
             reports.append(Report(**received["report"] | {"clock": received["time"] - time.time()}))
     store.set("reports", json.dumps([asdict(report) for report in reports]))
-    with contextlib.suppress(RuntimeError):  # a node that is gone must not hold the others
+    with contextlib.suppress(RuntimeError):  # a lost node must not delay the others
         store.wait([f"left/{number}" for number in range(1, len(reports))], timedelta(seconds=LEAVE_SECONDS))
     return compare(reports, 0, nodes, wait=wait)
 
@@ -97,11 +99,11 @@ def join(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[CheckR
     Args:
         nodes: how many nodes, and the store's address.
         mine: this node's report.
-        token: a path whose folder must show node 0's file.
-        wait: seconds until node 0 must listen, and until the reports of all must be there.
+        token: a path in the run folder, where node 0's file must be visible.
+        wait: seconds until node 0 must listen, and until all reports must have come.
 
     Raises:
-        UserError: node 0 cannot be reached or is silent, or all nodes are there already.
+        UserError: node 0 cannot be reached or does not answer, or `nodes.most` nodes have come already.
     """
     place = f"{nodes.host}:{nodes.port}"
     connect(nodes.host, nodes.port, until=time.monotonic() + wait).close()
@@ -118,7 +120,7 @@ def join(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[CheckR
     if arrival >= nodes.most:
         raise UserError(f"more nodes came to {place} than --nnodes has: this one is number {arrival + 1}")
     mine = _probe(replace(mine, rank=nodes.rank or arrival), start, nodes.host, token.parent)
-    number = store.add("probed", 1)  # not the arrival: a node that is slow, or gone, does not hold the others
+    number = store.add("probed", 1)  # not the arrival number: a slow or lost node delays no other
     store.set(f"report/{number}", json.dumps({"report": asdict(mine), "time": time.time()}))
     received = _receive(store, "reports", seconds=wait + 3 * STORE_SECONDS)
     if received is None:
@@ -131,7 +133,7 @@ def join(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[CheckR
 
 
 def _open(nodes: Nodes, *, is_master: bool) -> Any:  # noqa: ANN401 - a store
-    """Return a store whose keys have a prefix: it may be the launcher's, and outlive its restarts."""
+    """Return a store with a prefix for its keys: the store may be the launcher's and outlive its restarts."""
     prefix = f"alexnet_dist/doctor/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     timeout = timedelta(seconds=STORE_SECONDS)
     store = partial(TCPStore, nodes.host, nodes.port, is_master=is_master, wait_for_workers=False, timeout=timeout)
@@ -140,7 +142,7 @@ def _open(nodes: Nodes, *, is_master: bool) -> Any:  # noqa: ANN401 - a store
 
 
 def _receive(store: Any, key: str, *, seconds: float) -> Any:  # noqa: ANN401 - JSON from a store
-    """Return the value of a key; None if it is not set in time, or the server is gone."""
+    """Return the value of a key; None if the key is not set in time or the server is gone."""
     try:
         store.wait([key], timedelta(seconds=max(0.1, seconds)))  # 0 would be no deadline
         return json.loads(store.get(key))
@@ -149,7 +151,7 @@ def _receive(store: Any, key: str, *, seconds: float) -> Any:  # noqa: ANN401 - 
 
 
 def _probe(mine: Report, start: Mapping[str, Any], host: str, folder: Path) -> Report:
-    """Return a report with its fields about node 0 filled in: its file, its ports, its name."""
+    """Return a report with the fields about node 0 set: whether its file is visible, its port and name reachable."""
     end = time.monotonic() + TOKEN_SECONDS
     while not (seen := (folder / start["token"]).exists()) and time.monotonic() < end:
         time.sleep(LOOK_SECONDS)
@@ -158,6 +160,7 @@ def _probe(mine: Report, start: Mapping[str, Any], host: str, folder: Path) -> R
 
 
 def _connection_fault(host: str, port: int) -> str:
+    """Return why a port cannot be reached; empty if it can."""
     try:
         within(2 * CONNECT_SECONDS, lambda: socket.create_connection((host, port), timeout=CONNECT_SECONDS).close())
     except (OSError, UnicodeError) as fault:
@@ -243,13 +246,11 @@ def ports(reports: Sequence[Report]) -> CheckResult:
 
 
 def clocks(reports: Sequence[Report]) -> CheckResult:
-    """Check the difference between the earliest and the latest clock."""
+    """Check the clocks: the difference between the earliest and the latest, an error from `CLOCK_ERROR` seconds on."""
     early, late = (choose(reports, key=lambda report: report.clock) for choose in (min, max))
     skew = late.clock - early.clock
-    message = f"{late} is {skew:.1f} s ahead of {early}"
-    remedy = "synchronise the clocks (chrony or systemd-timesyncd)"
-    if skew >= CLOCK_ERROR:
-        return error("clocks", f"{message}, and torch's rendezvous bears 15 s: {remedy}")
-    if skew >= CLOCK_WARNING:
-        return warning("clocks", f"{message}: {remedy}")
-    return ok("clocks", f"within {max(skew, 0.1):.1f} s")
+    if skew < CLOCK_WARNING:
+        return ok("clocks", f"within {max(skew, 0.1):.1f} s")
+    fault = f"{late} is {skew:.1f} s ahead of {early}, and torch's rendezvous bears 15 s"
+    level = error if skew >= CLOCK_ERROR else warning
+    return level("clocks", f"{fault}: synchronise the clocks (chrony or systemd-timesyncd)")

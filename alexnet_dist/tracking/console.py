@@ -1,4 +1,4 @@
-"""Console: a run's output on the terminal, that is cards, a progress bar, lines and warnings, from rank 0 alone."""
+"""Console: a run's output on the terminal, from rank 0 alone: cards, a progress bar, lines and warnings."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from alexnet_dist.text import duration
 
-LINE_SECONDS = 30.0  # between two lines of progress where stderr is no terminal
+LINE_SECONDS = 30.0  # between two lines of progress, if stderr is no terminal
 
 
 class Console:
@@ -25,7 +25,7 @@ class Console:
         self._last_line = time.perf_counter()
 
     def print(self, text: str) -> None:
-        """Print a line without tearing the progress bar."""
+        """Print a line to stdout, above the progress bar."""
         if self.enabled:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
@@ -33,20 +33,29 @@ class Console:
     def card(self, title: str, rows: Mapping[str, object]) -> None:
         """Print a table of names and values under a title."""
         width = max(map(len, rows))
-        lines = [
-            f"-- {title} ".ljust(78, "-"),
-            *(f"{name:<{width}}  {value}" for name, value in rows.items()),
-            "-" * 78,
-        ]
-        self.print("\n".join(lines))
+        lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
+        self.print("\n".join([f"-- {title} ".ljust(78, "-"), *lines, "-" * 78]))
 
     def start_epoch(self, epoch: int, epochs: int, *, steps: int, done: int) -> None:
-        """Open the epoch's progress bar if stderr is a terminal; else `step` prints a line every `LINE_SECONDS`."""
+        """Open the epoch's progress bar if stderr is a terminal; otherwise `step` prints a line every `LINE_SECONDS`.
+
+        Args:
+            epoch: number of the epoch, counted from 1.
+            epochs: number of epochs of the run.
+            steps: number of optimizer steps of the epoch.
+            done: steps of the epoch that the run continues behind.
+        """
         if self.enabled and sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False)
 
     def step(self, record: Mapping[str, Any] | None, *, step: int, last_step: int) -> None:
-        """Show one more optimizer step and, if a record is given, loss, throughput and the time that is left."""
+        """Show one more optimizer step and, of a record, loss, throughput and the remaining time.
+
+        Args:
+            record: of the step; None where the step has none.
+            step: optimizer steps so far.
+            last_step: optimizer steps of the whole run.
+        """
         if not self.enabled:
             return
         if self._bar is not None:
@@ -62,7 +71,7 @@ class Console:
             self.print(f"step {step}/{last_step}  loss {record['train/loss']:.4f}  {rate}  {duration(left)} left")
 
     def end_epoch(self) -> None:
-        """Close the progress bar."""
+        """Close the progress bar, if one is open."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,16 +1,14 @@
 """The run folder: its name, its modes, its lock, and the records in its metrics.jsonl.
 
-A run folder has mode 0755, so that others can read the checkpoints that are meant for them. What holds configuration,
-metrics, logs or pictures of the data is its owner's alone: files have mode 0600, sub-folders 0700.
+A run folder has mode 0755, so that other users can read its checkpoints. Configuration, metrics, logs and pictures of
+the data are private: their files have mode 0600, their sub-folders 0700.
 """
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import filelock
 import yaml
@@ -42,31 +40,27 @@ def choose_run_dir(config: Config, *, data_name: str) -> Path:
         folder = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
         try:
             make_run_dir(folder, exist_ok=False)  # at once: another run may begin in the same second
+            return folder
         except FileExistsError:
             attempt += 1
         except OSError as error:
             raise UserError(f"the run folder {folder} cannot be made: {error}") from None
-        else:
-            return folder
 
 
 def make_run_dir(folder: Path, *, exist_ok: bool = True) -> None:
-    """Make a run folder that others may enter, whatever the umask; one that exists keeps its mode.
+    """Make a run folder of mode 0755, whatever the umask; one that exists keeps its mode.
 
     Raises:
         OSError: the folder cannot be made, or exists although `exist_ok` is False.
     """
-    try:
-        folder.mkdir(mode=OPEN_MODE, parents=True)
-    except FileExistsError:
-        if not exist_ok:
-            raise
-    else:
-        atomic_files.set_mode(folder, OPEN_MODE)  # the umask cuts mkdir's
+    if exist_ok and folder.exists():
+        return
+    folder.mkdir(mode=OPEN_MODE, parents=True)
+    atomic_files.set_mode(folder, OPEN_MODE)  # the umask cuts mkdir's
 
 
 def private_folder(run_dir: Path, name: str) -> Path:
-    """Return a run folder's sub-folder, made for its owner alone; one that exists keeps its mode.
+    """Return a run folder's sub-folder, made with mode 0700; one that exists keeps its mode.
 
     Raises:
         OSError: the folder cannot be made.
@@ -79,7 +73,7 @@ def private_folder(run_dir: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn an OSError within the block into a UserError that names the run folder."""
+    """Raise a UserError that names the run folder in place of an OSError of the block."""
     try:
         yield
     except OSError as error:
@@ -90,7 +84,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def check_run_dir(config: Config) -> None:
-    """Check `--resume` and the configuration against the run that `--out-dir` holds. Writes nothing.
+    """Check `--resume` and the configuration against the run in `--out-dir`; nothing is written.
 
     Raises:
         UserError: a run would be overwritten, or there is none to continue, or it has another configuration.
@@ -100,29 +94,28 @@ def check_run_dir(config: Config) -> None:
     if config.resume == "must" and not holds_run:
         place = f"{folder} holds no run" if folder else "no --out-dir is given"
         raise UserError(f"--resume must: {place}")
-    if config.resume == "never" and holds_run:
+    if folder is None or not holds_run:
+        return
+    if config.resume == "never":
         raise UserError(f"{folder} holds a run already: choose another --out-dir, or continue it by --resume auto")
-    if holds_run and folder is not None:
-        try:
-            recorded = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            recorded = None
-        changed = configuration.changed_fields(recorded, config) if isinstance(recorded, dict) else ["config.yaml"]
-        if changed:
-            raise UserError(
-                f"{folder} holds a run with another configuration ({'; '.join(changed)}): give the same again, or "
-                "choose another --out-dir"
-            )
+    try:
+        recorded = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        recorded = None
+    changed = configuration.changed_fields(recorded, config) if isinstance(recorded, dict) else ["config.yaml"]
+    if changed:
+        fault = f"{folder} holds a run with another configuration ({'; '.join(changed)})"
+        raise UserError(f"{fault}: give the same again, or choose another --out-dir")
 
 
 class RunDirLock:
-    """Lock on a run folder against a second run; the system releases it when the process ends, however it ends."""
+    """Lock on a run folder against a second run; the system releases it when the process ends, even by a kill."""
 
     def __init__(self) -> None:
         self._lock: filelock.BaseFileLock | None = None
 
     def take(self, folder: Path) -> None:
-        """Lock the folder, which is made if need be. Rank 0 alone calls it.
+        """Lock a run folder, which is made if it does not exist. Rank 0 alone calls it.
 
         Raises:
             UserError: another run has the lock, or the folder cannot be written.
@@ -133,12 +126,11 @@ class RunDirLock:
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                problem = f"another run is writing into {folder}: wait for it, or choose another --out-dir"
-                raise UserError(problem) from None
+                raise UserError(f"another run is writing into {folder}: wait, or choose another --out-dir") from None
         self._lock = lock
 
     def release(self) -> None:
-        """Unlock the folder; without a lock taken, do nothing."""
+        """Release the lock, if it is taken."""
         if self._lock is not None:
             self._lock.release()
 
@@ -150,7 +142,7 @@ def read_records(path: Path, *, last_step: int) -> list[Record]:
     """Return the records of a metrics.jsonl up to a step, so that no step is counted twice after a resume.
 
     Args:
-        path: the file, which may be missing, and may hold lines that are no records.
+        path: the file; none, and lines that are no records, are allowed.
         last_step: `global_step` of the last records to return.
     """
     if not path.exists() or last_step == 0:
@@ -167,13 +159,6 @@ def read_records(path: Path, *, last_step: int) -> list[Record]:
 
 
 def to_json(record: Record, *, indent: int | None = None) -> str:
-    """Return a record as JSON, which has no NaN and no infinity: null stands for them."""
-    return json.dumps(_finite(record), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Return a record as JSON, which has neither NaN nor infinity: both become null."""
+    finite = json.loads(json.dumps(record), parse_constant=lambda _: None)  # called for NaN and both infinities
+    return json.dumps(finite, indent=indent, allow_nan=False)

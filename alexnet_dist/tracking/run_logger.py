@@ -1,10 +1,9 @@
 """RunLogger: a run's records, pictures and summary, written to the run folder and sent to W&B and TensorBoard.
 
-A record is in metrics.jsonl before anything else happens with it. Two threads do what takes time: `drawing` draws
-pictures and writes them to figures/, `trackers` calls the trackers. Neither training nor pictures wait for a server.
+A record is written to metrics.jsonl first. Two threads do the slow work: `drawing` draws pictures and writes them to
+figures/, `trackers` calls the trackers. So neither training nor the drawing of pictures waits for a server.
 """
 
-import functools
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,18 +25,18 @@ logger = logging.getLogger(__name__)
 
 
 PREEMPTED = "PREEMPTED"  # file in the folder of a run that was stopped and can be continued
-MAX_CALLS = 10_000  # that wait for a tracker that hangs: a day of records, at one in ten seconds
-MAX_DRAWINGS = 4  # that wait to be drawn, with 1.3 MB of weights each; then training waits, as drawing always goes on
-DRAWING_SECONDS = 60  # at the end of the run, for the pictures that wait
-GRACE_SECONDS = 30  # at the end of the run, for the trackers, after W&B's own limit
+MAX_CALLS = 10_000  # calls that wait for the trackers: a day of records, at one in ten seconds
+MAX_DRAWINGS = 4  # sets of pictures that wait to be drawn, with 1.3 MB of weights each; with more, training waits
+DRAWING_SECONDS = 60  # at the end of the run, until pictures that wait are left out
+GRACE_SECONDS = 30  # at the end of the run, after W&B's own limit, until the trackers are abandoned
 
 
 class RunLogger:
-    """Writer of the run folder, and sender to the trackers. It does nothing on other ranks than 0, `join` aside.
+    """Writer of the run folder, and sender to the trackers; on other ranks than 0 only `join` has an effect.
 
     Args:
         config: of the run, its `out_dir` resolved.
-        facts: what else describes the run; goes to W&B's configuration.
+        facts: further facts of the run, for W&B's configuration.
         enabled: whether this is rank 0.
     """
 
@@ -47,7 +46,7 @@ class RunLogger:
         self.facts = facts
         self.enabled = enabled
         self.records: list[Record] = []
-        self.tracking = "none"  # where the trackers record, for people
+        self.tracking = "none"  # places of the trackers' records, for the run card
         self._config = config
         self._trackers: list[Tracker] = []
         self._alerts: set[str] = set()
@@ -63,7 +62,7 @@ class RunLogger:
         Args:
             step: optimizer steps of the checkpoint that the run continues from; later records are cut off.
             tags: of the W&B run, besides the configuration's own.
-            stop: called, on any thread, when somebody stops the run from W&B's page.
+            stop: called, on any thread, when Stop is pressed on the run's page at W&B.
 
         Raises:
             UserError: the folder cannot be written, or a tracker's package is missing.
@@ -79,9 +78,8 @@ class RunLogger:
             lines = "".join(run_dir.to_json(record) + "\n" for record in self.records)
             atomic_files.write_text(folder / "metrics.jsonl", lines)
         if "wandb" in config.log.trackers:
-            described = configuration.to_dict(config) | self.facts
-            wandb = functools.partial(wandb_tracker.WandbTracker, config.wandb, folder, described, tags=tags, stop=stop)
-            self._start("wandb", wandb)
+            described, make = configuration.to_dict(config) | self.facts, wandb_tracker.WandbTracker
+            self._start("wandb", lambda: make(config.wandb, folder, described, tags=tags, stop=stop))
         if "tensorboard" in config.log.trackers:
             self._start("tensorboard", lambda: tensorboard_tracker.TensorBoardTracker(folder, first_step=step))
         self.tracking = "; ".join(tracker.where for tracker in self._trackers) or "none"
@@ -94,14 +92,17 @@ class RunLogger:
         return next((tracker.shared_id for tracker in self._trackers if tracker.shared_id), None)
 
     def join(self, run_id: str, *, rank: int) -> None:
-        """Record another rank's system metrics in rank 0's W&B run. Each rank but 0 calls it."""
-        self._start(
-            "wandb",
-            lambda: wandb_tracker.RankTracker(self._config.wandb, self.folder, run_id=run_id, rank=rank),
-        )
+        """Record another rank's system metrics in rank 0's W&B run. Every rank but 0 calls it."""
+        config = self._config.wandb
+        self._start("wandb", lambda: wandb_tracker.RankTracker(config, self.folder, run_id=run_id, rank=rank))
         self._sending = Worker("trackers", capacity=MAX_CALLS)
 
     def _start(self, name: str, make: Callable[[], Tracker]) -> None:
+        """Start a tracker; one that cannot start is left out, with a warning.
+
+        Raises:
+            UserError: the user can put it right.
+        """
         try:
             self._trackers.append(make())
         except UserError:
@@ -125,24 +126,24 @@ class RunLogger:
         self._each("log", record)
 
     def show(self, record: Record, draw: Callable[[], Media], *, send: bool = True) -> None:
-        """Have pictures drawn, written to `figures/` and `figures/epoch_0007/`, and sent to the trackers.
+        """Draw pictures on a thread, write them to `figures/` and `figures/epoch_0007/`, and send them to the trackers.
 
         Args:
-            record: whose step and epoch they belong to.
-            draw: called on the drawing thread; it must not read what training changes.
-            send: False for pictures of the run folder alone.
+            record: the record of their step and epoch.
+            draw: called on the drawing thread; must not read anything that training changes.
+            send: whether trackers get the pictures too.
         """
 
         def job() -> None:
             media = draw()
             paths = self._save(media.pictures, epoch=record["epoch"])
-            if send:  # paths, not pictures: 10 MB an epoch would pile up where a tracker hangs
+            if send:  # paths, not pictures: 10 MB an epoch would accumulate while a tracker hangs
                 self._each("show", record, MediaFiles(paths, media.captions, media.histograms))
 
         self._draw(job)
 
     def _save(self, pictures: Mapping[str, Picture], *, epoch: int) -> dict[str, Path]:
-        """Write pictures as PNG files and return their paths; the newest of each has a second name that stays."""
+        """Write pictures as PNG files of an epoch and return their paths; `figures/` has copies of the newest."""
         newest = run_dir.private_folder(self.folder, "figures")
         folder = newest / f"epoch_{epoch:04d}"
         folder.mkdir(exist_ok=True)
@@ -157,6 +158,7 @@ class RunLogger:
         self._draw(lambda: self._each("table", record, name, make()))
 
     def _draw(self, job: Callable[[], None]) -> None:
+        """Queue a job of the drawing thread; wait while `MAX_DRAWINGS` jobs wait."""
         if self._drawing is not None:
             self._drawing.do(job, wait=True)
 
@@ -165,7 +167,7 @@ class RunLogger:
         self._each("confusion", record, counts, class_names)
 
     def alert(self, title: str, text: str, *, level: Level) -> None:
-        """Send an alert through the trackers; one of each title a run."""
+        """Send an alert through the trackers; at most one of each title in a run."""
         if title not in self._alerts:
             self._alerts.add(title)
             self._each("alert", title, text, level)
@@ -177,7 +179,7 @@ class RunLogger:
     # ---- end --------------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: Record) -> None:
-        """Write a JSON file into the run folder in one step; a failure is logged, as in `_write`."""
+        """Write a JSON file into the run folder in one step; a failure is logged, and nothing is raised."""
         self._write(name, run_dir.to_json(content, indent=1))
 
     def write_summary(self, summary: Record) -> None:
@@ -186,18 +188,18 @@ class RunLogger:
         self._each("summary", summary)
 
     def mark_preempted(self, reason: str, *, requeue: bool) -> None:
-        """Write the file PREEMPTED, which says that the run was stopped; continuing the run removes the file.
+        """Write the file PREEMPTED, the mark of a run that was stopped; continuing the run removes the file.
 
         Args:
             reason: the file's content.
-            requeue: whether W&B's sweeps should start the run again: for a signal of the machine, not for a person's.
+            requeue: whether W&B's sweeps should start the run again: after a signal of the system, not of a person.
         """
         self._write(PREEMPTED, reason)
         if requeue:
             self._each("preempted")
 
     def _write(self, name: str, text: str) -> None:
-        """Write a file of one line or more; a full disk is logged, so that it does not hide how the run ended."""
+        """Write a text file; a failure is logged and not raised, so that it does not hide how the run ended."""
         if not self.enabled:
             return
         try:
@@ -206,7 +208,7 @@ class RunLogger:
             logger.error("%s cannot be written: %s", self.folder / name, error)
 
     def close(self, exit_code: int = 0) -> None:
-        """Close the trackers; waits for drawing and uploads, for four minutes at most."""
+        """Close the trackers, after waiting for pictures and uploads, four minutes at most."""
         if self._drawing is not None and not self._drawing.finish(DRAWING_SECONDS):
             logger.warning("pictures that are not drawn after %d s are left out", DRAWING_SECONDS)
         self._each("close", exit_code)
@@ -217,12 +219,12 @@ class RunLogger:
             logger.warning("a tracker hangs and is left behind; metrics.jsonl and figures/ have all%s", ways)
             wandb_tracker.kill_service()
         self._drawing = self._sending = None
-        self._trackers = []  # so that a thread that was left behind calls no other tracker
+        self._trackers = []  # so that an abandoned thread calls no other tracker
 
     # ---- calls of the trackers --------------------------------------------------------------------------------------
 
     def _each(self, method: str, *arguments: object) -> None:
-        """Have a method of every tracker called on the trackers' thread."""
+        """Queue a call of a method of every tracker on the trackers' thread; count it as lost if the queue is full."""
         if self._sending is not None and not self._sending.do(lambda: self._call(method, *arguments)):
             self._num_lost += 1
 
@@ -232,7 +234,7 @@ class RunLogger:
             try:
                 getattr(tracker, method)(*arguments)
             except Exception as error:  # noqa: BLE001, PERF203 - no tracker's failure is worth a run
-                if tracker not in self._trackers:  # left behind meanwhile
+                if tracker not in self._trackers:  # abandoned meanwhile
                     return
                 self._trackers = [other for other in self._trackers if other is not tracker]
                 logger.warning("%s failed and is dropped, metrics.jsonl goes on: %s", type(tracker).__name__, error)

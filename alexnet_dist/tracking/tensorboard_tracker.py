@@ -15,7 +15,7 @@ class TensorBoardTracker(Tracker):
 
     Args:
         folder: the run folder.
-        first_step: records of later steps, from before a resume, are hidden.
+        first_step: step that the run continues from; records of later steps are hidden.
 
     Raises:
         UserError: the package tensorboard is not installed.
@@ -33,7 +33,7 @@ class TensorBoardTracker(Tracker):
         self.where = f"TensorBoard: tensorboard --logdir {folder / 'tensorboard'}"
 
     def log(self, record: Record) -> None:
-        """Write a record's numbers, with its step as the axis."""
+        """Write a record's numbers at its step."""
         numbers = {key: x for key, x in record.items() if isinstance(x, int | float) and key != "global_step"}
         self._events.log(numbers, step=record["global_step"])
 
@@ -46,7 +46,7 @@ class TensorBoardTracker(Tracker):
             self._events.tracker.add_histogram(name, values, step)
 
     def summary(self, summary: Record) -> None:
-        """Write the results as text."""
+        """Write the run's results as text."""
         self._events.log({"summary": "\n".join(f"    {key}: {value}" for key, value in summary.items())})
 
     def close(self, exit_code: int) -> None:

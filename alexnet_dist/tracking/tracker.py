@@ -1,7 +1,7 @@
 """Tracker: the interface to W&B and TensorBoard, and the types of what they are given.
 
-A tracker gets the same numbers under the same keys as metrics.jsonl, and pictures and tables besides. RunLogger calls
-all trackers on one thread; an exception drops the tracker, and a call that hangs is left behind at the end of the run.
+A tracker gets the numbers of metrics.jsonl under the same keys, and pictures and tables besides. RunLogger calls all
+trackers on one thread. A tracker that raises is dropped; a call that hangs is abandoned at the end of the run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class MediaFiles:
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint's weights, with all that W&B's artifact of them has."""
+    """A checkpoint's weights, with the other contents of W&B's artifact."""
 
     data_name: str
     """The data set's name."""
@@ -59,17 +59,17 @@ class Weights:
 
 
 class Tracker:
-    """Base class of trackers; each method does nothing, so that a tracker has those alone that it needs."""
+    """Base class of trackers; each method does nothing, so that a tracker defines only those that it needs."""
 
     where = ""
-    """Where the tracker records, for the run card."""
+    """Place of the tracker's records, for the run card."""
     resend = ""
-    """Command that sends later what the tracker did not send."""
+    """Command that sends later what is not sent when the run ends; empty without one."""
     shared_id: str | None = None
     """Id of the W&B run that the other ranks join; None without `--wandb.shared`."""
 
     def replay(self, records: Sequence[Record]) -> None:
-        """Send the records from before a resume again, where a killed process may not have sent them."""
+        """Send the records from before a resume again, if a killed process may not have sent them."""
 
     def log(self, record: Record) -> None:
         """Send a record of numbers."""
@@ -93,7 +93,7 @@ class Tracker:
         """Send the run's results."""
 
     def preempted(self) -> None:
-        """Mark the run as preempted: it is to be started again."""
+        """Mark the run as preempted, for a scheduler to start it again."""
 
     def close(self, exit_code: int) -> None:
-        """Send what waits, and end the run with its process's exit code."""
+        """Send what waits in memory, and end the run with the exit code of its process."""

@@ -1,4 +1,4 @@
-"""Repair of .wandb files that a killed process has left torn, so that `wandb sync` sends all parts of a run."""
+"""Repair of .wandb files that end within a record after a kill, so that `wandb sync` sends all parts of a run."""
 
 import os
 import shutil
@@ -11,16 +11,14 @@ LAST_OF_RECORD = (1, 4)  # kinds of chunks: a record in one chunk, or the last o
 
 
 def repair_parts(folder: Path) -> None:
-    """Cut each part of a run behind its last whole record, and delete parts without one.
+    """Truncate each part of a run after its last whole record, and delete parts without one.
 
-    `wandb sync` 0.31 stops at a torn part, with exit code 0, and sends no later one.
+    `wandb sync` 0.31 stops at a part that ends within a record, with exit code 0, and sends no later one.
 
     Args:
         folder: W&B's folder in the run folder.
     """
     for path in folder.glob("*run-*/run-*.wandb"):
-        if path.parent.is_symlink():
-            continue
         content = path.read_bytes()
         end = _end_of_records(content)
         if end == LOG_HEADER:
@@ -32,15 +30,14 @@ def repair_parts(folder: Path) -> None:
 def _end_of_records(content: bytes) -> int:
     """Return the offset in bytes at which the last whole record ends.
 
-    Source: LevelDB's doc/log_format.md. A chunk is checksum (4 bytes), length (2), kind (1) and its data; a block's
-    last bytes stay empty where no header fits.
+    Source: LevelDB's doc/log_format.md. A chunk is checksum (4 bytes), length (2), kind (1) and its data; at the end
+    of a block, fewer than 7 bytes, the size of a chunk's header, stay empty.
     """
     at = end = LOG_HEADER
     while True:
         left = LOG_BLOCK - at % LOG_BLOCK
         if left < CHUNK_HEADER:
             at += left
-            continue
         if at + CHUNK_HEADER > len(content):
             return end
         _, length, kind = struct.unpack_from("<IHB", content, at)

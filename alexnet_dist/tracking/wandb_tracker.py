@@ -1,7 +1,7 @@
 """WandbTracker and RankTracker: a run on Weights & Biases. The only module that imports wandb.
 
-wandb is imported when a tracker starts. Its own process, wandb-core, sends to the server; a server that refuses, is
-silent or breaks delays the end of a run by a limited time and costs it nothing else.
+wandb is imported when a tracker starts. Its own process, wandb-core, sends to the server. A server that refuses, does
+not answer or fails delays the end of a run by a limited time, and has no other effect on it.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,25 +29,27 @@ from alexnet_dist.tracking.tracker import Level, MediaFiles, Record, Tracker, We
 
 logger = logging.getLogger(__name__)
 
-
-WandbMode = Literal["online", "offline", "disabled"]
-STEP_AXIS = ("train/*", "optim/*", "perf/*")
-EPOCH_AXIS = ("val/*", "best/*", "kernels/*", "per_class/*")
-INIT_SECONDS = 30  # then the run is recorded offline; wandb's own limit is 90
-FINISH_SECONDS = 120  # then wandb leaves the rest for `wandb sync`
+Stop = Callable[[], None] | None
+AXES = {  # patterns of the keys that W&B draws over each axis
+    "global_step": ("train/*", "optim/*", "perf/*"),
+    "epoch": ("val/*", "best/*", "kernels/*", "per_class/*"),
+    "samples_seen": (),
+}
+INIT_SECONDS = 30  # until a run that has not begun is recorded offline; wandb's own limit is 90
+FINISH_SECONDS = 120  # at the end of a run, until wandb leaves the rest for `wandb sync`
 PROJECT = "alexnet_dist"
-MOST_CLASSES = 100  # of a confusion matrix: a table of more than 10,000 rows is cut by W&B
-SLOW_SECONDS = 10.0  # for a table or an artifact, which ask the server before they are recorded
-RETRY_SECONDS = 300.0  # until tables, artifacts and alerts are tried again
-SERVICE = "wandb-core"  # wandb's own process, a child of this one
-SERVICE_SECONDS = 10.0  # for it to end after the run
+MOST_CLASSES = 100  # in a confusion matrix: W&B truncates tables of more than 10,000 rows
+SLOW_SECONDS = 10.0  # of a table or an artifact; wandb asks the server before it records one
+RETRY_SECONDS = 300.0  # until tables, artifacts and alerts are sent again
+SERVICE = "wandb-core"  # name of wandb's own process, a child of this one
+SERVICE_SECONDS = 10.0  # at the end of a run, until wandb's own process is killed
 
 
 # ---- mode and login -------------------------------------------------------------------------------------------------
 
 
 def check_login(config: Config) -> None:
-    """Refuse W&B online without a login, before anything else of the run starts.
+    """Check that W&B has a login if it is to be online, before anything else of the run starts.
 
     Raises:
         UserError: as `wandb_mode`, where W&B is one of the trackers.
@@ -56,21 +58,19 @@ def check_login(config: Config) -> None:
         wandb_mode(config.wandb)
 
 
-def wandb_mode(config: WandbConfig) -> tuple[WandbMode, str]:
+def wandb_mode(config: WandbConfig) -> tuple[str, str]:
     """Return W&B's mode, online, offline or disabled, and the reason for it.
 
     Raises:
-        UserError: online was asked for and there is no login; wandb would ask for a key in the middle of a launch.
+        UserError: online was asked for without a login; wandb would ask for a key in the middle of a launch.
     """
     from_environment = os.environ.get("WANDB_MODE", "").lower().replace("dryrun", "offline")  # its former name
     login = _wandb_login()
-    mode: WandbMode
+    mode, reason = ("online", login) if login else ("offline", "no login: wandb login")
     if config.mode != "auto":
         mode, reason = config.mode, "asked for"
     elif from_environment in ("online", "offline", "disabled"):
-        mode, reason = cast("WandbMode", from_environment), "WANDB_MODE"
-    else:
-        mode, reason = ("online", login) if login else ("offline", "no login: wandb login")
+        mode, reason = from_environment, "WANDB_MODE"
     if mode == "online" and not login:
         raise UserError(f"W&B online ({reason}) needs a login: run `wandb login`, or give --wandb.mode offline")
     if mode != "online" and config.shared:
@@ -99,25 +99,19 @@ class WandbTracker(Tracker):
     """Tracker that records a run on W&B, one W&B run per run folder: the folder keeps the run's id.
 
     wandb keeps up to 32 kB or 15 seconds in memory, which are lost when the process is killed. So the file `unfinished`
-    marks a run that has not been closed, and a process that continues the run sends its records again: W&B's charts
-    show a point that was sent twice once.
+    marks a run that has not been closed, and a process that continues such a run sends its records again. W&B's charts
+    show points that were sent twice once.
 
     Args:
         config: project, names, mode.
         folder: the run folder; W&B's own files go to its `wandb/`.
         described: the configuration and facts of the run.
         tags: of the run, besides the configuration's.
-        stop: called, on a thread of wandb's, when somebody presses Stop on the run's page.
+        stop: called, on a thread of wandb, when Stop is pressed on the run's page; None for nothing.
     """
 
     def __init__(
-        self,
-        config: WandbConfig,
-        folder: Path,
-        described: Record,
-        *,
-        tags: Sequence[str] = (),
-        stop: Callable[[], None] | None = None,
+        self, config: WandbConfig, folder: Path, described: Record, *, tags: Sequence[str], stop: Stop
     ) -> None:
         mode, reason = wandb_mode(config)
         self._folder = run_dir.private_folder(folder, "wandb")
@@ -155,28 +149,24 @@ class WandbTracker(Tracker):
         address = f" {self._run.url}" if self._online else ""
         later = f", later: wandb sync {self._folder}" if mode == "offline" else ""
         self.where = f"W&B {mode} ({reason}){address}{later}"
-        self._define_axes()
-
-    def _init(self, mode: WandbMode, arguments: Record, *, stop: Callable[[], None] | None, shared: bool) -> Any:  # noqa: ANN401 - a run
-        def stop_fn() -> None:  # wandb copies its settings deeply, and leaves functions as they are
-            if stop is not None:
-                stop()
-
-        settings: Record = {"stop_fn": stop_fn}
-        if shared:
-            settings |= {"mode": "shared", "x_label": "rank0", "x_primary": True}
-            return self._wandb.init(**{**arguments, "resume": None}, settings=_settings(self._wandb, **settings))
-        return self._wandb.init(mode=mode, **arguments, settings=_settings(self._wandb, **settings))
-
-    def _define_axes(self) -> None:
-        for axis in ("global_step", "epoch", "samples_seen"):
+        for axis, patterns in AXES.items():
             self._run.define_metric(axis, hidden=True)
-        for axis, patterns in (("global_step", STEP_AXIS), ("epoch", EPOCH_AXIS)):
             for pattern in patterns:
                 self._run.define_metric(pattern, step_metric=axis)
 
+    def _init(self, mode: str, arguments: Record, *, stop: Stop, shared: bool) -> Any:  # noqa: ANN401 - a run
+        """Return a W&B run that has begun; a shared one lets other ranks join."""
+        # wandb copies its settings deeply: a function stays as it is, and objects that `stop` holds may not be copied.
+        settings: Record = {"stop_fn": None if stop is None else lambda: stop()}  # noqa: PLW0108
+        if shared:
+            settings |= {"mode": "shared", "x_label": "rank0", "x_primary": True}
+            arguments = arguments | {"resume": None}
+        else:
+            arguments = arguments | {"mode": mode}
+        return self._wandb.init(**arguments, settings=_settings(self._wandb, **settings))
+
     def replay(self, records: Sequence[Record]) -> None:
-        """Send the records again if the process before this one was killed."""
+        """Send the records again, if the process that recorded them was killed."""
         if self._was_killed:
             for record in records:
                 self.log(record)
@@ -186,16 +176,17 @@ class WandbTracker(Tracker):
         self._run.log(record)
 
     def show(self, record: Record, media: MediaFiles) -> None:
-        """Send pictures and histograms in one call, with their axes; wandb copies PNG files to the byte."""
-        pictures = {
-            name: self._wandb.Image(str(path), caption=media.captions.get(name))
-            for name, path in media.pictures.items()
-        }
+        """Send pictures and histograms in one call, with their axes; wandb copies PNG files byte by byte."""
+        image, captions = self._wandb.Image, media.captions
+        pictures = {name: image(str(path), caption=captions.get(name)) for name, path in media.pictures.items()}
         histograms = {name: self._wandb.Histogram(values.tolist()) for name, values in media.histograms.items()}
         self._run.log({**_axes(record), **pictures, **histograms})
 
     def confusion(self, record: Record, counts: npt.NDArray[np.int64], class_names: Sequence[str]) -> None:
-        """Send the counts as W&B's own chart; wandb's function for it wants the label of each image instead."""
+        """Send the counts as W&B's own chart, for at most `MOST_CLASSES` classes.
+
+        wandb's function for this chart takes the label of each image and no counts.
+        """
         if len(class_names) > MOST_CLASSES:
             return
         fields = {name: name for name in ("Actual", "Predicted", "nPredictions")}
@@ -213,61 +204,61 @@ class WandbTracker(Tracker):
         self._patiently(f"the table of {name}", lambda: self._run.log({**_axes(record), name: table}))
 
     def _patiently(self, what: str, send: Callable[[], object]) -> None:
-        """Send a table or an artifact, and none for `RETRY_SECONDS` after a failure or a slow answer of the server.
+        """Send a table or an artifact, but none for `RETRY_SECONDS` after a failure or a slow answer of the server.
 
-        wandb asks the server before it records one; without an answer that takes 20 s and may fail.
+        wandb asks the server before it records one. Without an answer this takes 20 s and may fail.
         """
-        if time.monotonic() < self._retry_at:
+        began = time.monotonic()
+        if began < self._retry_at:
             return
-        began, fault = time.monotonic(), None
         try:
             send()
-        except Exception as error:  # noqa: BLE001 - numbers and pictures go on
-            fault = error
-        if fault is not None or time.monotonic() - began > SLOW_SECONDS:
+            slow = time.monotonic() - began > SLOW_SECONDS
+        except Exception:  # noqa: BLE001 - numbers and pictures are sent further on
+            slow = True
+        if slow:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             logger.warning("W&B does not answer: %s and such may be missing there, and is in the run folder", what)
 
     def alert(self, title: str, text: str, level: Level) -> None:
-        """Send a mail or a Slack message, as the user's settings at W&B have it.
+        """Send an alert, which W&B sends on by mail or Slack, according to the user's settings.
 
-        wandb's process tries this for ever, so a server that does not answer is not asked.
+        wandb's process retries without end, so nothing is sent while the server does not answer.
         """
         if time.monotonic() >= self._retry_at:
             self._run.alert(title=title, text=text, level=level)
 
     def publish(self, weights: Weights) -> None:
-        """Log an artifact of type model; wandb copies the files at once and sends them on its own time."""
+        """Log an artifact of type model; wandb copies its files at once and sends them in the background."""
         name = re.sub(r"[^\w.-]+", "-", f"alexnet-{weights.data_name}-{self._run.id}")
         artifact = self._wandb.Artifact(name, type="model", metadata=weights.facts)
         try:
             artifact.add_file(str(weights.path), name="model.safetensors")
-        except (OSError, ValueError) as error:  # a newer checkpoint has taken its place meanwhile
+        except (OSError, ValueError) as error:  # replaced by a newer checkpoint meanwhile
             logger.warning("%s is not sent to W&B: %s", weights.path, error)
             return
         for name, text in weights.texts.items():
             with artifact.new_file(name, encoding="utf-8") as file:
                 file.write(text)
-        aliases = list(weights.aliases)
-        self._patiently(str(weights.path), lambda: self._run.log_artifact(artifact, aliases=aliases))
+        self._patiently(str(weights.path), lambda: self._run.log_artifact(artifact, aliases=list(weights.aliases)))
 
     def summary(self, summary: Record) -> None:
-        """Set the run's summary, with the best values under plain names for sweeps."""
+        """Set the run's summary; the best values get names of their own, for sweeps."""
         best = {f"best/{name}": summary.get(f"best_{name}") for name in ("top1", "epoch")}
         self._run.summary.update(summary | best)
 
     def preempted(self) -> None:
-        """Mark the run as preempted, so that a sweep starts it again."""
+        """Mark the run as preempted, for a sweep to start it again."""
         self._run.mark_preempting()
 
     def close(self, exit_code: int) -> None:
-        """Finish the run; what is not uploaded in time stays on the disk for `wandb sync`."""
+        """Finish the run; files that are not uploaded in time stay on the disk for `wandb sync`."""
         began = time.monotonic()
         self._run.finish(exit_code=exit_code)
         if self._online and time.monotonic() - began >= FINISH_SECONDS:
             logger.warning("W&B did not take all in time: %s", self.resend)
         self._marker.unlink(missing_ok=True)
-        _end_service(self._wandb)
+        _end_service()
 
 
 class RankTracker(Tracker):
@@ -283,24 +274,21 @@ class RankTracker(Tracker):
     def __init__(self, config: WandbConfig, folder: Path, *, run_id: str, rank: int) -> None:
         wandb = _import_wandb(run_dir.private_folder(folder, "wandb"))
         shared = {"mode": "shared", "x_label": f"rank{rank}", "x_primary": False, "x_update_finish_state": False}
-        settings = _settings(wandb, stop_fn=None, **shared)
-        self._wandb = wandb
-        self._run = wandb.init(
-            project=_project(config), entity=config.entity, id=run_id, dir=str(folder), settings=settings
-        )
+        names = {"project": _project(config), "entity": config.entity, "id": run_id}
+        self._run = wandb.init(**names, dir=str(folder), settings=_settings(wandb, **shared))
 
     def close(self, exit_code: int) -> None:
-        """Send what waits; rank 0 ends the run itself."""
+        """Send what waits in memory; rank 0 ends the run."""
         self._run.finish(exit_code=exit_code)
-        _end_service(self._wandb)
+        _end_service()
 
 
 # ---- wandb itself ---------------------------------------------------------------------------------------------------
 
 
-def _end_service(wandb: Any) -> None:  # noqa: ANN401 - the module
-    """End wandb's own process; at exit this one would wait for it, without a limit where the server is silent."""
-    thread = threading.Thread(target=wandb.teardown, name="wandb teardown", daemon=True)
+def _end_service() -> None:
+    """End wandb's own process, for which Python's exit would wait, without a limit if the server does not answer."""
+    thread = threading.Thread(target=sys.modules["wandb"].teardown, name="wandb teardown", daemon=True)
     thread.start()
     thread.join(SERVICE_SECONDS)
     if thread.is_alive():
@@ -308,19 +296,19 @@ def _end_service(wandb: Any) -> None:  # noqa: ANN401 - the module
 
 
 def kill_service() -> None:
-    """Kill wandb's own process, by SIGTERM first; `wandb sync` can send what it has written."""
+    """Kill wandb's own process, by SIGTERM first; `wandb sync` can send the files that it has written."""
     services = [child for child in psutil.Process().children() if child.name() == SERVICE]
     for end in ("terminate", "kill"):
         for service in services:
             with contextlib.suppress(psutil.NoSuchProcess):
                 getattr(service, end)()
         _, services = psutil.wait_procs(services, timeout=SERVICE_SECONDS / 2)
-    with contextlib.suppress(Exception):  # else wandb prints at exit that its process is gone
+    with contextlib.suppress(Exception):  # or wandb prints at exit that its process is gone
         sys.modules["wandb"].teardown()
 
 
 def _import_wandb(folder: Path) -> Any:  # noqa: ANN401 - the module
-    """Import wandb, which takes 0.6 s, with its caches in W&B's folder of the run instead of the home folder."""
+    """Return the module wandb; its caches are in W&B's folder of the run, not in the home folder. Takes 0.6 s."""
     for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         os.environ.setdefault(variable, str(folder.resolve()))
     import wandb
@@ -329,23 +317,23 @@ def _import_wandb(folder: Path) -> Any:  # noqa: ANN401 - the module
 
 
 def _settings(wandb: Any, **settings: object) -> Any:  # noqa: ANN401 - the module, and its settings
-    """Return wandb's settings for a run; those that this version of wandb does not have are left out."""
-    wished = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, **settings}
-    known = {name: value for name, value in wished.items() if name in wandb.Settings.model_fields}
-    # A remote's address may hold a token, and a diff anything.
-    return wandb.Settings(silent=True, save_code=False, disable_git=True, **known)
+    """Return wandb's settings for a run, without code and git: a remote's address may hold a token, a diff anything."""
+    private = {"silent": True, "save_code": False, "disable_git": True}
+    return wandb.Settings(init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, **private, **settings)
 
 
 def _axes(record: Record) -> Record:
+    """Return the step and epoch of a record, for media that belong to it."""
     return {axis: record[axis] for axis in ("global_step", "epoch")}
 
 
 def _project(config: WandbConfig) -> str:
+    """Return the name of the W&B project: of the configuration, the environment, or this package's."""
     return config.project or os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def _run_id(folder: Path) -> str:
-    """Return the run's id, kept in W&B's folder; a new id is WANDB_RUN_ID, which a sweep's agent sets, or random."""
+    """Return the run's id, kept in W&B's folder; a new id is WANDB_RUN_ID, set by a sweep's agent, or random."""
     path = folder / "run_id"
     if not path.exists():
         path.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), encoding="utf-8")

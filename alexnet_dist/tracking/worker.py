@@ -1,4 +1,4 @@
-"""Worker: a daemon thread with a bounded queue of jobs, for what training must not wait for."""
+"""Worker: a daemon thread with a bounded queue of jobs, for calls that training must not wait for."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ class Worker:
         self._thread.start()
 
     def do(self, job: Callable[[], None], *, wait: bool = False) -> bool:
-        """Queue a job and return True; return False where the queue is full, or wait for room if `wait` is set."""
+        """Queue a job and return True; if the queue is full, wait for room, or without `wait` return False."""
         try:
             self._jobs.put(job, block=wait)
         except queue.Full:
@@ -31,13 +31,14 @@ class Worker:
         return True
 
     def finish(self, seconds: float) -> bool:
-        """Wait at most so long, once for room and once for the last job, and return whether all jobs are done."""
+        """Return whether all jobs are done, after waiting at most `seconds` for room and `seconds` for the jobs."""
         with contextlib.suppress(queue.Full):
             self._jobs.put(None, timeout=seconds)
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        """Run the jobs until None comes."""
         while job := self._jobs.get():
             try:
                 job()

@@ -30,7 +30,7 @@ def make_loader(case):
     num_images, batch_size, seed, epoch, first_batch = CASES[case]
     order = GlobalBatches(num_images, batch_size, seed=seed, drop_last=seed is not None)
     order.set_position(epoch=epoch, batch=first_batch)
-    return loader_module.loader(*numbered(num_images), order, pin_memory=False)
+    return loader_module.make_loader(*numbered(num_images), order, pin_memory=False)
 
 
 def ids_of(loader):
@@ -117,7 +117,7 @@ def test_the_cases_test_what_they_should():
 
 def test_a_prepared_loader_follows_its_order_through_the_epochs():
     order = GlobalBatches(40, 8, seed=0, drop_last=True)
-    loader = make_accelerator().prepare(loader_module.loader(*numbered(40), order, pin_memory=False))
+    loader = make_accelerator().prepare(loader_module.make_loader(*numbered(40), order, pin_memory=False))
     for epoch, batch in ((0, 2), (0, 5), (1, 0), (2, 4)):
         order.set_position(epoch=epoch, batch=batch)
         assert ids_of(loader) == shuffled(40, 8, epoch=epoch, batch=batch)
