@@ -105,8 +105,8 @@ def start(options: argparse.Namespace) -> Bench:
     if not options.gpu:
         torch.set_num_threads(options.threads)
     name = torch.cuda.get_device_name() if options.gpu else "CPU"
-    device, ranks = accelerator.device.type, accelerator.num_processes
-    hardware = Hardware(name, device, ranks, torch.get_num_threads(), precision, peak_flops=1.0)
+    ranks, threads = accelerator.num_processes, torch.get_num_threads()
+    hardware = Hardware(name, ranks, threads, precision, peak_flops=1.0)
     return Bench(options, parsed, accelerator, hardware, dataset)
 
 

@@ -126,8 +126,8 @@ MUTATIONS = [
         "R6",
         "a rank acts on its own signal without agreement",
         f"{PACKAGE}/distributed/signals.py",
-        "            self.wish = max(self.wish, self._arrived())\n",
-        "            self.wish = max(self.wish, self._asked())\n",
+        "self.agreed = max(self.agreed, Request(int(largest)))",
+        "self.agreed = max(self.agreed, asked)",
         "faults/test_interrupts.py::test_a_signal_to_one_rank_stops_both_at_the_same_step",
     ),
     Mutation(
@@ -406,8 +406,8 @@ MUTATIONS = [
         "H4",
         "ranks look for each other under their own launcher's number of restarts",
         f"{PACKAGE}/distributed/watchdog.py",
-        "            broadcast_object_list(run)\n",
-        "            run = [os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')]\n",
+        "run = from_main(accelerator, lambda: secrets.token_hex(8))",
+        "run = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')",
         "faults/test_watchdog.py::test_a_killed_rank_is_named_and_ends_the_other",
     ),
     Mutation(

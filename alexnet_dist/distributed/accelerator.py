@@ -1,13 +1,9 @@
-"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
+"""The process group: the only `Accelerator(...)`, and collectives in which an error of one rank reaches all."""
 
-Everything that can be refused is refused before a process group exists.
-"""
-
-import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
@@ -28,8 +24,6 @@ from alexnet_dist.distributed.network import gloo_interface
 from alexnet_dist.distributed.precision import Precision, resolve_precision
 from alexnet_dist.errors import UserError, first_line
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 
@@ -39,6 +33,7 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
     Raises:
         UserError: the processes did not find each other, or the launcher set what belongs to the configuration.
     """
+    # ---- the device
     use_cpu = config.runtime.cpu or not torch.cuda.is_available()
     if use_cpu:
         torch.set_num_threads(cpu_threads())
@@ -48,11 +43,13 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
         torch.set_float32_matmul_precision("high")  # TF32, for --runtime.precision fp32
     precision = resolve_precision(config.runtime, use_cpu=use_cpu)
     timeout = timedelta(seconds=config.runtime.timeout_seconds)
+
+    # ---- the group
     if interface := gloo_interface():
         os.environ["GLOO_SOCKET_IFNAME"] = interface
     started = int(os.environ.get("WORLD_SIZE", "1"))
     try:
-        if _has_launchers_store() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        if _was_restarted():
             _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
         accelerator = _form(config, precision, timeout=timeout)
     except RuntimeError as error:
@@ -62,6 +59,8 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
             f"the {started} processes have not found each other within {timeout.total_seconds():.0f} s "
             f"({first_line(error)}): see what the other machines print, and whether a firewall lies between them"
         ) from error
+
+    # ---- what the launcher made of it
     if started != accelerator.num_processes:
         raise UserError(
             f"the launcher started {started} processes and Accelerate formed a group of {accelerator.num_processes}: "
@@ -75,12 +74,11 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
 
 def _form(config: Config, precision: Precision, *, timeout: timedelta) -> Accelerator:
     hooks = {"none": "NO", "bf16": "BF16", "fp16": "FP16"}
+    loaders = DataLoaderConfiguration(split_batches=True, even_batches=False, dispatch_batches=False, non_blocking=True)
     return Accelerator(
         cpu=config.runtime.cpu or torch.backends.mps.is_available(),  # Apple's GPUs lack float64, which sums losses
         mixed_precision="no" if precision.name == "fp32" else precision.name,
-        dataloader_config=DataLoaderConfiguration(
-            split_batches=True, even_batches=False, dispatch_batches=False, non_blocking=True
-        ),
+        dataloader_config=loaders,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
                 gradient_as_bucket_view=True,  # saves a copy of the 228 MB of gradients
@@ -92,9 +90,10 @@ def _form(config: Config, precision: Precision, *, timeout: timedelta) -> Accele
     )
 
 
-def _has_launchers_store() -> bool:
-    """Tell whether the key-value store is the launcher's, which outlives restarts, and not rank 0's own."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+def _was_restarted() -> bool:
+    """Return whether the launcher restarted its processes and kept its key-value store, which is not rank 0's own."""
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _join_again(backend: str, *, timeout: timedelta) -> None:
@@ -106,11 +105,18 @@ def _join_again(backend: str, *, timeout: timedelta) -> None:
     machines count restarts differently.
     """
     attempt, rank, world_size = (int(os.environ[name]) for name in ("TORCHELASTIC_RESTART_COUNT", "RANK", "WORLD_SIZE"))
-    store = dist.TCPStore(  # type: ignore[attr-defined] # missing from its list of names
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout
-    )
-    own = dist.PrefixStore(f"alexnet_dist/attempt_{attempt}", store)  # type: ignore[attr-defined]
+    own = dist.PrefixStore(f"alexnet_dist/attempt_{attempt}", launchers_store(timeout))  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def launchers_store(timeout: timedelta) -> Any:  # noqa: ANN401 - torch does not list its stores' types
+    """Return a connection to the launcher's key-value store.
+
+    Args:
+        timeout: after which a request fails.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)  # type: ignore[attr-defined]
 
 
 def end(accelerator: Accelerator) -> None:

@@ -1,38 +1,30 @@
-"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
-
-Everything that can be refused is refused before a process group exists.
-"""
+"""Hardware of a run: cores and threads, the allocator, measured peak FLOP/s and peak memory."""
 
 import ctypes
-import logging
 import os
 import resource
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from alexnet_dist.distributed.precision import Precision
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # parameters of glibc's mallopt, from malloc.h
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run computes on."""
+    """The devices of a run."""
 
     device: str
-    device_type: str
+    """Name of rank 0's GPU, or `CPU`."""
     world_size: int
     threads: int
+    """Of each process, on a CPU."""
     precision: Precision
     peak_flops: float
     """Floating-point operations a second in matrix products of that precision, measured, over all ranks."""
@@ -45,10 +37,7 @@ def keep_freed_memory() -> None:
     512 a step then touches 780,000 fresh pages, which takes 1.4 of its 3.2 seconds (docs/performance.md). Other C
     libraries have no such call, and are left as they are.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if sys.platform.startswith("linux") and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
 
@@ -71,18 +60,16 @@ def cpu_threads(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def survey(accelerator: Accelerator, precision: Precision) -> Hardware:
-    """Return what the run computes on. Every rank must call it: their peaks are summed."""
-    device = accelerator.device
+    """Return the devices of the run. Every rank must call it: their peaks are summed."""
+    device, num_ranks, threads = accelerator.device, accelerator.num_processes, torch.get_num_threads()
     peak = torch.tensor([matmul_flops(device, precision.dtype)], dtype=torch.float64, device=device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return Hardware(
-        device=name,
-        device_type=device.type,
-        world_size=accelerator.num_processes,
-        threads=torch.get_num_threads(),
-        precision=precision,
-        peak_flops=float(accelerator.reduce(peak, "sum").item()),
-    )
+    total = float(accelerator.reduce(peak, "sum").item())
+    return Hardware(device_name(device), num_ranks, threads, precision, peak_flops=total)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU's kind; `CPU` for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
@@ -100,10 +87,10 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     product = torch.mm(left, right)
     best, spent = float("inf"), 0.0
     while spent < 0.5:
-        _wait(device)
+        synchronize(device)
         start = time.perf_counter()
         torch.mm(left, right, out=product)  # fresh memory would count against the peak
-        _wait(device)
+        synchronize(device)
         seconds = time.perf_counter() - start
         best, spent = min(best, seconds), spent + seconds
     return 2 * size**3 / best
@@ -117,6 +104,7 @@ def peak_memory(device: torch.device) -> int:
     return most if sys.platform == "darwin" else 1024 * most  # Linux counts in KiB
 
 
-def _wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has computed all that it was given; on a CPU nothing is waited for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

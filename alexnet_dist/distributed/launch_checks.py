@@ -1,27 +1,18 @@
-"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
-
-Everything that can be refused is refused before a process group exists.
-"""
+"""Launch checks: launches that cannot do what was asked are refused before a process group exists."""
 
 import atexit
-import logging
 import os
 import signal
 import time
 from collections.abc import Mapping
-from typing import TypeVar
 
 import torch
 
 from alexnet_dist.config import Config
 from alexnet_dist.errors import UserError
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-WAIT_FOR_FIRST = 30.0  # seconds, for a machine's first process to print its error
+WAIT_FOR_FIRST = 30.0
+"""Seconds that the other processes of a node wait for its first one to print the error."""
 
 
 def check_launch(config: Config) -> None:
@@ -41,7 +32,6 @@ def check_launch(config: Config) -> None:
                 time.sleep(WAIT_FOR_FIRST)  # it ends the launcher, and the launcher this one
             atexit.register(os.kill, os.getppid(), signal.SIGTERM)  # once the error is printed
         raise
-    _warn_of_sizes(config.data.batch_size, accumulate=config.optim.accumulate)
 
 
 def check_processes(config: Config, environment: Mapping[str, str]) -> None:
@@ -65,8 +55,7 @@ def check_processes(config: Config, environment: Mapping[str, str]) -> None:
         )
     if config.out_dir is None and environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise UserError("--max_restarts needs --out-dir: without it each restart would begin a new run")
-    share = world_size * config.optim.accumulate
-    batch_size = config.data.batch_size
+    batch_size, share = config.data.batch_size, world_size * config.optim.accumulate
     if batch_size % share:
         lower, upper = batch_size // share * share, -(-batch_size // share) * share
         nearest = f"{lower} or {upper}" if lower else f"{upper}"
@@ -74,19 +63,4 @@ def check_processes(config: Config, environment: Mapping[str, str]) -> None:
         raise UserError(
             f"--data.batch-size {batch_size} is the global batch and does not divide by {world_size} processes{parts}: "
             f"the nearest values that do are {nearest}"
-        )
-
-
-def _warn_of_sizes(batch_size: int, *, accumulate: int) -> None:
-    """Say which sizes a run whose machines may leave and come back would end at, before it is at one."""
-    fewest, colon, most = os.environ.get("PET_NNODES", "").partition(":")  # of launch/multinode.sh
-    if not colon:
-        return
-    share = int(os.environ["LOCAL_WORLD_SIZE"]) * accumulate
-    odd = [str(nodes) for nodes in range(int(fewest), int(most) + 1) if batch_size % (nodes * share)]
-    if odd:
-        logger.warning(
-            "--data.batch-size %d does not divide by the processes of %s machines: with so many the run ends",
-            batch_size,
-            ", ".join(odd),
         )

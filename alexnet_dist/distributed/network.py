@@ -1,18 +1,9 @@
-"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
+"""Network interfaces: over which one the ranks reach each other."""
 
-Everything that can be refused is refused before a process group exists.
-"""
-
-import logging
 import os
 import socket
-from typing import TypeVar
 
 import psutil
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def gloo_interface() -> str | None:

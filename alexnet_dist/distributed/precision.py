@@ -1,21 +1,12 @@
-"""Processes and devices: the only `Accelerator(...)`, precision, threads, and the facts of a run's hardware.
+"""Mixed precision: which dtype the network computes in, and why."""
 
-Everything that can be refused is refused before a process group exists.
-"""
-
-import logging
 import os
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
 from alexnet_dist.config import RuntimeConfig
 from alexnet_dist.errors import UserError
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Request(IntEnum):
     """End with the error of a checkpoint that could not be written in the background."""
 
 
-BY_SIGNAL = {"SIGTERM": Request.STOP, "SIGINT": Request.STOP, "SIGUSR1": Request.SAVE}
+BY_SIGNAL = {signal.SIGTERM: Request.STOP, signal.SIGINT: Request.STOP, signal.SIGUSR1: Request.SAVE}
 
 
 class StoppedError(Exception):
@@ -47,12 +47,9 @@ class StoppedError(Exception):
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
+        self.exit_code = 128 + number
+        """The exit code that shells report for a program that a signal ended."""
         super().__init__(self.signal.name)
-
-    @property
-    def exit_code(self) -> int:
-        """What shells report for a program that a signal ended."""
-        return 128 + self.signal
 
 
 class Requests:
@@ -75,18 +72,14 @@ class Requests:
         self._seen: dict[int, float] = {}  # when each signal first came
         self._looked = 0.0
         # Gradients may travel over NCCL, whose results only the device can wait for: this group is the host's.
-        several = accelerator.num_processes > 1
-        self._group: Any = dist.new_group(backend="gloo", timeout=timeout) if several else None
+        self._group: Any = dist.new_group(backend="gloo", timeout=timeout) if accelerator.num_processes > 1 else None
         self._pending: tuple[torch.Tensor, Any] | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Take signals until the block ends; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        known = [number for number in signal.Signals if number.name in BY_SIGNAL]
-        before = {number: signal.signal(number, self._take) for number in known}
+        can_listen = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self._take) for number in BY_SIGNAL if can_listen}
         try:
             yield
         finally:
@@ -94,7 +87,7 @@ class Requests:
                 signal.signal(number, handler)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        request = BY_SIGNAL[signal.Signals(number).name]
+        request = BY_SIGNAL[signal.Signals(number)]
         if request is Request.STOP:
             patience = REPEAT_SECONDS if number == signal.SIGTERM else 0.0
             now = time.monotonic()
@@ -115,25 +108,27 @@ class Requests:
         self.signal = signal.SIGINT
         self.ask(Request.STOP)
 
-    def _asked(self) -> Request:
-        """Return the largest request of this rank since the last call."""
-        largest = Request.NONE
-        while not self._own.empty():
-            largest = max(largest, self._own.get_nowait())
-        return largest
-
     def sync(self) -> Request:
         """Bring `agreed` up to date and return it. Every rank must call it, after every step.
 
         A rank's request counts one step later, on all ranks: the message travels while the next step is computed.
         """
+        # ---- this rank's largest request since the last call
         self._look_for_file()
+        asked = Request.NONE
+        while not self._own.empty():
+            asked = max(asked, self._own.get_nowait())
+
+        # ---- the largest of all ranks
         if self._group is None:
-            self.agreed = max(self.agreed, self._asked())
-        else:
-            self.agreed = max(self.agreed, self._arrived())
-            mine = torch.tensor(int(self._asked()))
-            self._pending = (mine, dist.all_reduce(mine, dist.ReduceOp.MAX, group=self._group, async_op=True))
+            self.agreed = max(self.agreed, asked)
+            return self.agreed
+        if self._pending is not None:
+            largest, work = self._pending
+            work.wait()
+            self.agreed = max(self.agreed, Request(int(largest)))
+        mine = torch.tensor(int(asked))
+        self._pending = (mine, dist.all_reduce(mine, dist.ReduceOp.MAX, group=self._group, async_op=True))
         return self.agreed
 
     def raise_if_stop(self) -> None:
@@ -145,15 +140,6 @@ class Requests:
         if self.agreed is Request.STOP:
             raise StoppedError(self.signal)
         self.agreed = Request.NONE
-
-    def _arrived(self) -> Request:
-        """Return what all ranks asked for one step ago."""
-        if self._pending is None:
-            return Request.NONE
-        agreed, work = self._pending
-        self._pending = None
-        work.wait()
-        return Request(int(agreed))
 
     def _look_for_file(self) -> None:
         if self._request is None or time.monotonic() - self._looked < LOOK_SECONDS:

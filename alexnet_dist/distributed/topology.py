@@ -1,10 +1,10 @@
-"""Where a run runs: its hosts, what joins them, and, if asked, how fast gradients travel between its processes."""
+"""Topology of a run: its hosts, the links between them and, if asked, the bandwidth of an all-reduce."""
 
 import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.distributed as dist  # noqa: TID251 - an all-reduce to be timed, wi
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from alexnet_dist.distributed.hardware import device_name, synchronize
 from alexnet_dist.distributed.network import interface_towards
 
 Facts = dict[str, Any]
@@ -21,22 +22,23 @@ ROUNDS = 3  # the best of them counts, as for matrix products
 
 
 def survey(accelerator: Accelerator, *, num_parameters: int, probe: bool) -> Facts:
-    """Return what describes the places of a run's processes. Every rank must call it.
+    """Return the facts of the run's hosts and of the links between them. Every rank must call it.
 
     Args:
         accelerator: of the run.
         num_parameters: whose gradients the probe sends, in float32.
         probe: time an all-reduce of them: three, and one to warm up.
     """
-    where = gather_object([(socket.gethostname(), _device(accelerator), interconnect(os.environ))])
-    hosts = Counter(host for host, _, _ in where)
+    several = accelerator.num_processes > 1
+    mine = (socket.gethostname(), device_name(accelerator.device), interconnect(os.environ))
+    hosts, devices, links = zip(*gather_object([mine]), strict=True)
     facts: Facts = {
-        "hosts": dict(hosts),
-        "devices": dict(Counter(device for _, device, _ in where)),
-        "backend": dist.get_backend() if accelerator.num_processes > 1 else None,
-        "interconnect": _joined(where) if accelerator.num_processes > 1 else None,
+        "hosts": dict(Counter(hosts)),
+        "devices": dict(Counter(devices)),
+        "backend": dist.get_backend() if several else None,
+        "interconnect": _joined(hosts, links) if several else None,
     }
-    if probe and accelerator.num_processes > 1:
+    if several and probe:
         facts |= all_reduce(accelerator, num_bytes=4 * num_parameters)
     return facts
 
@@ -56,8 +58,7 @@ def all_reduce(accelerator: Accelerator, *, num_bytes: int) -> Facts:
         accelerator.wait_for_everyone()
         started = time.perf_counter()
         dist.all_reduce(values)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         rounds.append(time.perf_counter() - started)
     slowest = torch.tensor(rounds, dtype=torch.float64, device=device)
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
@@ -70,7 +71,7 @@ def all_reduce(accelerator: Accelerator, *, num_bytes: int) -> Facts:
 
 
 def words(facts: Mapping[str, Any]) -> str:
-    """Say it in a line."""
+    """Return the facts that `survey` returned as one line."""
     hosts = facts["hosts"]
     names = ", ".join(f"{name} ({count})" for name, count in sorted(hosts.items())[:4])
     more = ", ..." if len(hosts) > 4 else ""
@@ -82,7 +83,7 @@ def words(facts: Mapping[str, Any]) -> str:
 
 
 def interconnect(environment: Mapping[str, str], *, sysfs: Path = SYSFS) -> str:
-    """Name the link by which this host reaches the first one, and its speed where the system knows it.
+    """Return the link by which this host reaches the first one, with its speed where the system knows it.
 
     InfiniBand where there is an active port, as NCCL prefers it; else the network interface that is chosen by
     GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME, or that leads to MASTER_ADDR.
@@ -98,16 +99,12 @@ def interconnect(environment: Mapping[str, str], *, sysfs: Path = SYSFS) -> str:
     return f"{name} ({int(speed):,} Mbit/s)" if speed.isdigit() and int(speed) > 0 else name
 
 
-def _joined(where: list[tuple[str, str, str]]) -> str:
-    """Name the links of all hosts; on one host with several GPUs, how these reach each other."""
-    if len({host for host, _, _ in where}) == 1 and torch.cuda.is_available():
+def _joined(hosts: Sequence[str], links: Sequence[str]) -> str:
+    """Return the links of all hosts; on one host with several GPUs, how these reach each other."""
+    if len(set(hosts)) == 1 and torch.cuda.is_available():
         peers = all(torch.cuda.can_device_access_peer(0, other) for other in range(1, torch.cuda.device_count()))
         return "peer access (NVLink or PCIe)" if peers else "host memory"
-    return ", ".join(sorted({link for _, _, link in where}))
-
-
-def _device(accelerator: Accelerator) -> str:
-    return torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else "CPU"
+    return ", ".join(sorted(set(links)))
 
 
 def _read(path: Path) -> str:

@@ -13,13 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 
-import torch.distributed as dist  # noqa: TID251 - its store, beside all groups
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
+from alexnet_dist.distributed.accelerator import from_main, launchers_store
 from alexnet_dist.errors import EXIT_FAILED, first_line
 
 PERIOD = 1.0
@@ -31,16 +29,6 @@ COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset)|timed out", re.IGN
 
 class LostRankError(RuntimeError):
     """A rank died or hangs, and the others cannot go on."""
-
-
-@dataclass
-class _Message:
-    """A rank's last message in the store."""
-
-    message: str
-    progress: int
-    at: float
-    """When this rank saw it change, on its own clock."""
 
 
 class Watchdog:
@@ -56,16 +44,14 @@ class Watchdog:
         self._timeout = timeout.total_seconds()
         self._period = min(PERIOD, self._timeout / 10)
         self._progress, self._moved, self._told = 0, time.monotonic(), 0
-        self._heard: dict[int, _Message] = {}
+        self._messages: dict[int, str] = {}  # each rank's last one in the store
+        self._heard: dict[int, float] = {}  # when this rank saw that message change, on its own clock
         self._over = threading.Event()
         if self._num_ranks > 1:
-            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            self._store = dist.TCPStore(  # type: ignore[attr-defined] # missing from its list of names
-                address, port, is_master=False, wait_for_workers=False, timeout=timeout / 2
-            )
-            run = [secrets.token_hex(8)]  # the store may outlive restarts, which launchers count differently
-            broadcast_object_list(run)
-            self._keys = [f"alexnet_dist/{run[0]}/{rank}" for rank in range(self._num_ranks)]
+            self._store = launchers_store(timeout / 2)
+            # The store may outlive restarts, which launchers count differently.
+            run = from_main(accelerator, lambda: secrets.token_hex(8))
+            self._keys = [f"alexnet_dist/{run}/{rank}" for rank in range(self._num_ranks)]
             self._tell()
             accelerator.wait_for_everyone()  # asking for what nobody has told would wait
 
@@ -119,22 +105,21 @@ class Watchdog:
 
     def _listen(self) -> None:
         for rank, answer in enumerate(self._store.multi_get(self._keys)):
-            message = answer.decode()
-            if rank not in self._heard or self._heard[rank].message != message:
-                self._heard[rank] = _Message(message, int(message.split()[1]), time.monotonic())
+            if self._messages.get(rank) != answer.decode():
+                self._messages[rank], self._heard[rank] = answer.decode(), time.monotonic()
 
     def _finding(self) -> str | None:
-        """Name the ranks that the others wait for, or None where all are heard of and equally far."""
+        """Return which ranks the others wait for and why; None where all are heard of and equally far."""
         now = time.monotonic()
-        ages = {rank: now - heard.at for rank, heard in self._heard.items()}
+        ages = {rank: now - heard for rank, heard in self._heard.items()}
         silent = [rank for rank, age in ages.items() if age > SILENCE * self._period]
         if self._rank in silent or not self._heard:
             return "the store of the launcher does not answer: its host is dead or cut off"
         if silent:
             seconds = max(ages[rank] for rank in silent)
             return f"{_named(silent)} not been heard of for {seconds:.0f} s: dead, stopped or cut off"
-        farthest = max(heard.progress for heard in self._heard.values())
-        behind = [rank for rank, heard in self._heard.items() if heard.progress < farthest]
+        progress = {rank: int(message.split()[1]) for rank, message in self._messages.items()}
+        behind = [rank for rank, number in progress.items() if number < max(progress.values())]
         if behind:
             return f"{_named(behind)} not moved for {now - self._moved:.0f} s, and the others wait"
         return None

@@ -37,14 +37,10 @@ def build(config: ModelConfig, *, num_classes: int, seed: int, start: StartingWe
         UserError: the starting weights do not fit.
     """
     torch.manual_seed(seed)
-    model: nn.Module = torchvision.models.alexnet(dropout=config.dropout)
+    model = torchvision.models.alexnet(dropout=config.dropout)
     if config.init == "he":
         initialise(model)
-    classifier = model.get_submodule("classifier")
-    assert isinstance(classifier, nn.Sequential)
-    imagenet_head = classifier[6]
-    assert isinstance(imagenet_head, nn.Linear)
-    head = classifier[6] = nn.Linear(imagenet_head.in_features, num_classes)
+    head = model.classifier[6] = nn.Linear(model.classifier[6].in_features, num_classes)
     if config.init == "he":
         nn.init.normal_(head.weight, std=HEAD_STD)
         nn.init.zeros_(head.bias)
@@ -84,21 +80,22 @@ def initialise(model: nn.Module) -> None:
 
 
 def _load(model: nn.Module, start: StartingWeights) -> None:
-    """Copy weights into the model; a head of another shape, and only that, keeps its fresh initialisation."""
-    own = model.state_dict()
-    fitting = {
-        key: value
-        for key, value in start.tensors.items()
-        if not (key.startswith(HEAD) and key in own and (start.fresh_head or own[key].shape != value.shape))
-    }
-    wrong = sorted(key for key in own.keys() ^ start.tensors.keys())
-    wrong += [key for key, value in fitting.items() if key in own and own[key].shape != value.shape]
+    """Copy weights into the model; its head keeps its random weights where the file's has another shape.
+
+    Raises:
+        UserError: another layer is missing, superfluous or of another shape.
+    """
+    own, found = model.state_dict(), start.tensors
+    reshaped = [key for key, value in found.items() if key in own and own[key].shape != value.shape]
+    wrong = sorted(own.keys() ^ found.keys()) + [key for key in reshaped if not key.startswith(HEAD)]
     if wrong:
         message = f"--model.weights {start.origin} does not hold torchvision's AlexNet: see {', '.join(wrong[:3])}"
         raise UserError(message)
-    if len(fitting) < len(own) and not start.fresh_head:
+    if reshaped and not start.fresh_head:
         logger.warning("the head of %s has another number of classes: this one starts fresh", start.origin)
-    model.load_state_dict(fitting, strict=False)
+    if reshaped or start.fresh_head:
+        found = {key: value for key, value in found.items() if not key.startswith(HEAD)}
+    model.load_state_dict(found, strict=False)
 
 
 def parameter_table(model: nn.Module) -> str:
@@ -109,20 +106,20 @@ def parameter_table(model: nn.Module) -> str:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Count the parameters: 57,044,810 with ten classes."""
+    """Return the number of parameters: 57,044,810 with ten classes."""
     return sum(tensor.numel() for tensor in model.parameters())
 
 
 def training_flops(model: nn.Module, image_size: int) -> int:
-    """Count the floating-point operations of one image's forward and backward pass: 4.12e9 at 224.
+    """Return the floating-point operations of one image's forward and backward pass: 4.12e9 at 224.
 
     A multiplication and an addition count as two; only matrix products and convolutions count.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    state = model.state_dict()
+    num_classes = len(model.get_parameter(f"{HEAD}.bias"))
     with torch.device("meta"):
-        twin: nn.Module = torchvision.models.alexnet(num_classes=len(state[f"{HEAD}.bias"]))
+        twin = torchvision.models.alexnet(num_classes=num_classes)
         images = torch.empty(1, 3, image_size, image_size)
         with FlopCounterMode(display=False) as counter:
             twin(images).sum().backward()

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
+import torchvision
 from torch import nn
 
-LEVELS = 1 << 16  # of a random number that decides about one dropped value
+LEVELS = 1 << 16
+"""Values of the random number that decides whether one value is dropped: 16 bits."""
 
 
-def rewrite(model: nn.Module) -> nn.Module:
+def rewrite(model: torchvision.models.AlexNet) -> nn.Module:
     """Replace the layers of torchvision's AlexNet in place and return it; its input then has a margin.
 
     Args:
         model: whose input is (B, 3, S, S). Afterwards it is (B, 3, P, P) with the image inside `margin(S)` zeros.
     """
-    features, classifier = model.get_submodule("features"), model.get_submodule("classifier")
-    assert isinstance(features, nn.Sequential)
-    assert isinstance(classifier, nn.Sequential)
-    features[0] = Conv1.of(features[0])
-    _pool_before_relu(features)
+    model.features[0] = Conv1.of(model.features[0])
+    _pool_before_relu(model.features)
     model.avgpool = AveragePool((6, 6))
-    for index, layer in enumerate(classifier):
+    for index, layer in enumerate(model.classifier):
         if isinstance(layer, nn.Dropout):
-            classifier[index] = Dropout(layer.p)
-    return model
+            model.classifier[index] = Dropout(layer.p)
+    network: nn.Module = model
+    return network
 
 
 def margin(image_size: int) -> tuple[int, int]:
@@ -61,10 +61,8 @@ class Conv1(nn.Conv2d):
     """
 
     @classmethod
-    def of(cls, conv: nn.Module) -> Conv1:
+    def of(cls, conv: nn.Conv2d) -> Conv1:
         """Take over the parameters of torchvision's conv1; its padding becomes the caller's (`margin`)."""
-        assert isinstance(conv, nn.Conv2d)
-        assert conv.bias is not None
         assert (conv.in_channels, conv.kernel_size, conv.stride) == (3, (11, 11), (4, 4))
         fast = cls(3, conv.out_channels, kernel_size=11, stride=4, device="meta")  # draws no random numbers
         fast.weight, fast.bias = conv.weight, conv.bias

@@ -89,10 +89,8 @@ def read(path: Path, *, named_by: str) -> NetworkFile:
 
 def parse_metadata(text: str | None) -> dict[str, Any] | None:
     """Return the metadata of a header or a config.json; None where there is none that this version understands."""
-    if text is None:
-        return None
     try:
-        found = json.loads(text)
+        found = json.loads(text or "")
         schema = found["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -135,10 +133,9 @@ def starting_weights(config: ModelConfig) -> StartingWeights | None:
         return None
     file = read(config.weights, named_by="--model.weights")
     statistics = None
-    head = file.tensors.get(f"{HEAD}.bias")
     if file.metadata is not None:
         statistics = _recorded_statistics(file.metadata, config.weights)
-    elif head is not None and len(head) == IMAGENET_CLASSES:
+    elif len(file.tensors.get(f"{HEAD}.bias", ())) == IMAGENET_CLASSES:
         statistics = IMAGENET_MEAN, IMAGENET_STD
     else:
         logger.warning(

@@ -47,39 +47,26 @@ class Chart(NamedTuple):
     """Whether the axis may be cut below a few outliers, such as the time of the first step."""
 
 
+LOSSES = {
+    "train/loss": ("training, steps", "faint"),
+    "train/epoch_loss": ("training, mean of the epoch", "dashed"),
+    "val/loss": ("evaluation", "solid"),
+}
+STEP_TIMES = {
+    "perf/step_ms": ("mean", "faint"),
+    "perf/step_ms_p50": ("median", "solid"),
+    "perf/step_ms_p95": ("95th percentile", "dashed"),
+}
+KERNELS = {"kernels/conv1_rel_change": ("conv1", "solid"), "kernels/conv2_rel_change": ("conv2", "dashed")}
 CHARTS = (
-    Chart(
-        "loss",
-        "Loss",
-        "nats",
-        {
-            "train/loss": ("training, steps", "faint"),
-            "train/epoch_loss": ("training, mean of the epoch", "dashed"),
-            "val/loss": ("evaluation", "solid"),
-        },
-    ),
+    Chart("loss", "Loss", "nats", LOSSES),
     Chart("accuracy", "Accuracy in evaluation", "%", {"val/top1": ("top-1", "solid"), "val/top5": ("top-5", "dashed")}),
     Chart("lr", "Learning rate", "", {"train/lr": ("learning rate", "solid")}),
-    Chart(
-        "kernels",
-        "Relative change of the kernels",
-        "||now - before|| / ||before||",
-        {"kernels/conv1_rel_change": ("conv1", "solid"), "kernels/conv2_rel_change": ("conv2", "dashed")},
-    ),
+    Chart("kernels", "Relative change of the kernels", "||now - before|| / ||before||", KERNELS),
     Chart("gradient", "Gradient norm", "", {"train/grad_norm": ("gradient norm", "solid")}, capped=True),
     Chart("weights", "Weight norm", "", {"optim/weight_norm": ("weight norm", "solid")}),
     Chart("speed", "Images per second", "", {"perf/images_per_second": ("images per second", "solid")}),
-    Chart(
-        "step",
-        "Time of a step",
-        "ms",
-        {
-            "perf/step_ms": ("mean", "faint"),
-            "perf/step_ms_p50": ("median", "solid"),
-            "perf/step_ms_p95": ("95th percentile", "dashed"),
-        },
-        capped=True,
-    ),
+    Chart("step", "Time of a step", "ms", STEP_TIMES, capped=True),
 )
 
 
@@ -105,8 +92,7 @@ def _per_class(runs: Sequence[Run]) -> list[Chart]:
 
 def _draw(chart: Chart, runs: Sequence[Run], *, by_step: bool) -> JsonObject | None:
     """Return a chart's fields with its axis, notes, figure and table; None if no run has recorded its metrics."""
-    drawn = [_traces(chart, runs, place, by_step=by_step) for place in range(len(runs))]
-    by_run = [traces for traces in drawn if traces]
+    by_run = [found for place in range(len(runs)) if (found := _traces(chart, runs, place, by_step=by_step))]
     if not by_run:
         return None
     traces = [trace for of_run in by_run for trace in of_run.values()]

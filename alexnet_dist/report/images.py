@@ -4,6 +4,7 @@ A picture that is missing or torn is left out.
 """
 
 import base64
+import functools
 import io
 import re
 from collections.abc import Sequence
@@ -30,22 +31,6 @@ KERNEL_TEXT = (
 )
 
 
-class ImageStore:
-    """Images as data URIs, each held once: the kernels before training are the same file in every epoch."""
-
-    def __init__(self) -> None:
-        self.uris: list[str] = []
-        self._indices: dict[bytes, int] = {}
-
-    def index(self, path: Path) -> int | None:
-        """Return the index in `uris` of a PNG file's image; None if the file is missing or torn."""
-        key = content(path)
-        if key not in self._indices and (image := _decode(key)) is not None:
-            self._indices[key] = len(self.uris)
-            self.uris.append(_uri(image))
-        return self._indices.get(key)
-
-
 def _decode(png: bytes) -> Image.Image | None:
     """Return a PNG file's image; None if the file is torn, or is no PNG."""
     try:
@@ -64,27 +49,31 @@ def _uri(image: Image.Image) -> str:
 
 def picture(path: Path) -> str | None:
     """Return a PNG file as a data URI; None if the file is missing or torn."""
-    image = _decode(content(path))
+    return _converted(content(path))
+
+
+@functools.lru_cache(maxsize=128)  # the kernels before training are the same file in every epoch
+def _converted(png: bytes) -> str | None:
+    image = _decode(png)
     return None if image is None else _uri(image)
 
 
 def player(runs: Sequence[Run]) -> JsonObject | None:
     """Return the kernels' pictures of all epochs, a frame for each place of the slider; None without any."""
     found = [_epoch_folders(run) for run in runs]
-    chosen = [(run, dict(evenly(list(all_of.items()), MOST_EPOCHS))) for run, all_of in zip(runs, found, strict=True)]
+    chosen = [(run, dict(evenly(list(of_run.items()), MOST_EPOCHS))) for run, of_run in zip(runs, found, strict=True)]
     epochs = sorted({epoch for _, folders in chosen for epoch in folders})
     if not epochs:
         return None
-    store, last = ImageStore(), max(epochs[-1], *(run.epochs for run in runs))
-    frames = [_frame(chosen, store, epoch, last) for epoch in epochs]
+    last = max(epochs[-1], *(run.epochs for run in runs))
+    indices: dict[str, int] = {}
+    frames = [_frame(chosen, indices, epoch, last) for epoch in epochs]
+    thinned = [(run.name, len(of_run)) for run, of_run in zip(runs, found, strict=True) if len(of_run) > MOST_EPOCHS]
+    note = "{}: {} of {} epochs with pictures are shown, evenly spaced."
     return {
         "frames": frames,
-        "pictures": store.uris,
-        "notes": [
-            f"{run.name}: {MOST_EPOCHS} of {len(folders)} epochs with pictures are shown, evenly spaced."
-            for run, folders in zip(runs, found, strict=True)
-            if len(folders) > MOST_EPOCHS
-        ],
+        "pictures": list(indices),
+        "notes": [note.format(name, MOST_EPOCHS, count) for name, count in thinned],
         "groups": _groups(runs, frames[-1], _layer_titles(runs)),
         "overview": _groups(runs, frames[-1], OVERVIEW_TITLES),
     }
@@ -103,8 +92,15 @@ def _epoch_folders(run: Run) -> dict[int, Path]:
     return {epoch: found[epoch] for epoch in sorted(found) if run.ended(epoch)}
 
 
-def _frame(chosen: Sequence[tuple[Run, dict[int, Path]]], store: ImageStore, epoch: int, last: int) -> JsonObject:
-    """Return the pictures and texts of an epoch, or of the nearest one before it that a run has."""
+def _frame(chosen: Sequence[tuple[Run, dict[int, Path]]], indices: dict[str, int], epoch: int, last: int) -> JsonObject:
+    """Return the pictures and texts of an epoch, or of the nearest one before it that a run has.
+
+    Args:
+        chosen: the runs, each with its folders of pictures by epoch.
+        indices: the place of each picture's data URI among all of the page; new ones are added.
+        epoch: of the frame.
+        last: epoch that the runs end with.
+    """
     images: dict[str, int] = {}
     texts: dict[str, str] = {}
     for place, (run, folders) in enumerate(chosen):
@@ -112,9 +108,8 @@ def _frame(chosen: Sequence[tuple[Run, dict[int, Path]]], store: ImageStore, epo
             continue
         nearest = max((other for other in folders if other <= epoch), default=min(folders))
         for name in (f"{layer}_{state}" for layer in [*LAYER_TITLES, *OVERVIEW_TITLES] for state in STATE_TITLES):
-            index = store.index(folders[nearest] / f"{name}.png")
-            if index is not None:
-                images[f"{place}-{name}"] = index
+            if uri := picture(folders[nearest] / f"{name}.png"):
+                images[f"{place}-{name}"] = indices.setdefault(uri, len(indices))
         for layer in LAYER_TITLES:
             text = _kernel_text(run.ended(nearest), layer)
             texts[f"{place}-{layer}"] = f"epoch {nearest}, {text}" if len(chosen) > 1 else text
@@ -172,16 +167,15 @@ def worst_errors(run: Run) -> list[JsonObject]:
         if top + TILE > sheet.height or left + TILE > sheet.width or not isinstance(error, dict):
             break
         probability = finite(error.get("probability"))
-        found.append(
-            {
-                "image": _uri(sheet.crop((left, top, left + TILE, top + TILE))),
-                "id": number(error.get("id"), ".0f"),
-                "label": _class_name(error.get("label"), run.class_names),
-                "predicted": _class_name(error.get("predicted"), run.class_names),
-                "probability": NOTHING if probability is None else f"{100 * probability:.1f}{NBSP}%",
-                "loss": number(error.get("loss"), ".2f"),
-            }
-        )
+        shown = {
+            "image": _uri(sheet.crop((left, top, left + TILE, top + TILE))),
+            "id": number(error.get("id"), ".0f"),
+            "label": _class_name(error.get("label"), run.class_names),
+            "predicted": _class_name(error.get("predicted"), run.class_names),
+            "probability": NOTHING if probability is None else f"{100 * probability:.1f}{NBSP}%",
+            "loss": number(error.get("loss"), ".2f"),
+        }
+        found.append(shown)
     return found
 
 

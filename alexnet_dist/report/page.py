@@ -24,7 +24,6 @@ from alexnet_dist.report.read_run import JsonObject, Run, finite, number, read, 
 from alexnet_dist.text import NBSP, NOTHING, duration, percent
 
 REPORT = "report.html"
-ERRORS_SHOWN = 24  # the rest unfolds
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------
@@ -60,7 +59,7 @@ def _speed(run: Run) -> tuple[float | None, float | None]:
 def _facts(run: Run) -> dict[str, str]:
     """Return the run card: data set, hardware, precision, batch and versions, as far as they are known."""
     summary, config = run.summary, run.config
-    versions = summary.get("versions")
+    versions = summary["versions"] if isinstance(summary.get("versions"), dict) else {}
     found = {
         "data set": shorten(summary.get("dataset") or config.get("data.dataset") or NOTHING),
         "training images": number(summary.get("num_train_images")),
@@ -73,9 +72,7 @@ def _facts(run: Run) -> dict[str, str]:
         "steps an epoch": number(summary.get("steps_per_epoch")),
         "parameters": number(summary.get("num_parameters")),
         "commit": re.sub(r"^(\w{12})\w+", r"\1", str(summary.get("git_commit") or NOTHING)),
-        "versions": ", ".join(f"{key} {value}" for key, value in versions.items())
-        if isinstance(versions, dict)
-        else "",
+        "versions": ", ".join(f"{key} {value}" for key, value in versions.items()),
     }
     return {name: value for name, value in found.items() if value not in ("", NOTHING)}
 
@@ -174,24 +171,23 @@ def _content(runs: Sequence[Run]) -> JsonObject:
         "player": player,
         "confusion": confusion,
         "errors": run and images.worst_errors(run),
-        "errors_shown": ERRORS_SHOWN,
         "first_batch": run and images.picture(run.folder / "figures" / "first_batch.png"),
         "settings": run and _settings(run),
         "data": {"figures": figures, "player": player and {key: player[key] for key in ("frames", "pictures")}},
     }
 
 
-def write(folder: Path) -> Path:
-    """Write a run's report.html into its folder and return its path.
+def write(*folders: Path, out: Path | None = None) -> Path:
+    """Write the report of one run, or of several compared, and return its path.
+
+    Args:
+        folders: of the runs.
+        out: the path (default: report.html in the run's folder; of several runs, in the current folder).
 
     Raises:
-        UserError: the folder holds no run, or cannot be written.
+        UserError: a folder holds no run, or the report cannot be written.
     """
-    return _write([folder], folder / REPORT)
-
-
-def _write(folders: Sequence[Path], path: Path) -> Path:
-    """Write the report of one run, or of several compared, and return its path."""
+    path = out or (folders[0] / REPORT if len(folders) == 1 else Path(REPORT))
     text = render([read(folder) for folder in folders])
     try:
         atomic_files.write_text(path, text)
@@ -217,8 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/report.html; of several, ./report.html")
     try:
         chosen = parser.parse_args(argv)
-        default = chosen.runs[0] / REPORT if len(chosen.runs) == 1 else Path(REPORT)
-        path = _write(chosen.runs, chosen.out or default)
+        path = write(*chosen.runs, out=chosen.out)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USER

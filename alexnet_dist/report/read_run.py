@@ -93,8 +93,7 @@ class Run:
 
     def ended(self, epoch: int) -> JsonObject:
         """Return the record of an epoch's end; empty before it."""
-        found = (r for r in reversed(self.records) if r["epoch"] == epoch and "val/top1" in r)
-        return next(found, {})
+        return next((r for r in reversed(self.records) if r["epoch"] == epoch and "val/top1" in r), {})
 
 
 def read(folder: Path) -> Run:

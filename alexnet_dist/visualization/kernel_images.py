@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torchvision
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
@@ -82,8 +83,8 @@ def draw(before: Weights, now: Weights, *, conv2_kernel: int, enlargement: float
         return {
             "conv1": weights["conv1"],
             "conv1_seen": seen(weights["conv1"], enlargement),
-            "conv2": _grey(weights["conv2"][conv2_kernel]),
-            "conv2_overview": _grey(weights["conv2"].mean(dim=1)),
+            "conv2": weights["conv2"][conv2_kernel][:, None],
+            "conv2_overview": weights["conv2"].mean(dim=1, keepdim=True),
         }
 
     changes = {layer: relative_change(before[layer], now[layer]) for layer in SHOWN_LAYERS}
@@ -116,16 +117,10 @@ def seen(weight: torch.Tensor, enlargement: float) -> torch.Tensor:
     return smooth.view_as(weight)
 
 
-def _grey(values: torch.Tensor) -> torch.Tensor:
-    """Return (N, S, S) as (N, 3, S, S) of three equal channels."""
-    return values[:, None].expand(-1, 3, -1, -1)
-
-
 def named(layers: dict[str, KernelPictures]) -> dict[str, Picture]:
     """Return `{"conv1_before": ..., "conv1_now": ..., "conv1_diff": ..., "conv2_before": ..., ..., "summary": ...}`."""
-    return {f"{layer}_{which}": getattr(pictures, which) for layer, pictures in layers.items() for which in WHICH} | {
-        "summary": _summary(layers)
-    }
+    pictures = {f"{layer}_{which}": getattr(drawn, which) for layer, drawn in layers.items() for which in WHICH}
+    return pictures | {"summary": _summary(layers)}
 
 
 def captions(layers: dict[str, KernelPictures], *, when: str) -> dict[str, str]:
@@ -135,11 +130,8 @@ def captions(layers: dict[str, KernelPictures], *, when: str) -> dict[str, str]:
         layers: the pictures.
         when: such as `epoch 12, step 4680`.
     """
-    texts = {
-        f"{layer}_{which}": text
-        for layer, pictures in layers.items()
-        for which, text in pictures.captions(when).items()
-    }
+    by_layer = {layer: pictures.captions(when) for layer, pictures in layers.items()}
+    texts = {f"{layer}_{which}": text for layer, of_layer in by_layer.items() for which, text in of_layer.items()}
     changes = ", ".join(f"{layer} {layers[layer].relative_change:.4f}" for layer in SHOWN_LAYERS)
     return texts | {"summary": f"{when}, relative change: {changes}"}
 
@@ -189,35 +181,32 @@ def _summary(layers: dict[str, KernelPictures]) -> Picture:
     sheet = Image.new("RGB", (len(WHICH) * width, sum(heights)), (PAPER,) * 3)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(HEADING * 0.6)
-    for row, (layer, pictures) in enumerate(zip(SHOWN_LAYERS, rows, strict=True)):
-        change = f": relative change {layers[layer].relative_change:.4f}"
-        titles = [f"{layer}, {title}" for title in WHICH.values()]
-        for column, (title, picture) in enumerate(zip([*titles[:-1], titles[-1] + change], pictures, strict=True)):
+    for row, layer in enumerate(SHOWN_LAYERS):
+        for column, (which, title) in enumerate(WHICH.items()):
+            change = f": relative change {layers[layer].relative_change:.4f}" if which == "diff" else ""
             left, top = column * width + HEADING // 2, sum(heights[:row])
-            pen.text((left, top + HEADING // 5), title, fill=(INK,) * 3, font=font)
-            sheet.paste(Image.fromarray(picture), (left, top + HEADING))
+            pen.text((left, top + HEADING // 5), f"{layer}, {title}{change}", fill=(INK,) * 3, font=font)
+            sheet.paste(Image.fromarray(rows[row][column]), (left, top + HEADING))
     return np.array(sheet)
 
 
 def _draw_tiles(name: str, before: torch.Tensor, now: torch.Tensor, change: float) -> KernelPictures:
-    """Return the pictures of tiles (N, 3, S, S): before and now on one scale, the difference around mid-grey."""
-    lowest = float(torch.minimum(before.min(), now.min()))
-    highest = float(torch.maximum(before.max(), now.max()))
+    """Return the pictures of tiles: before and now on one scale, the difference around mid-grey.
+
+    Args:
+        name: of the picture, such as `conv1_seen`.
+        before: (N, 3, S, S) in colour, or (N, 1, S, S) in grey.
+        now: of the same shape.
+        change: the layer's relative change.
+    """
+    lowest, highest = min(float(before.min()), float(now.min())), max(float(before.max()), float(now.max()))
+    shown_before, shown_now = (
+        _grid((weights - lowest) / ((highest - lowest) or 1.0) * 255, name) for weights in (before, now)
+    )
     difference = now - before
     largest = float(difference.abs().max())
-
-    def shade(weight: torch.Tensor) -> Picture:
-        return _grid((weight - lowest) / ((highest - lowest) or 1.0) * 255, name)
-
-    return KernelPictures(
-        before=shade(before),
-        now=shade(now),
-        diff=_grid(ZERO + difference / (largest or 1.0) * (255 - ZERO), name),
-        lowest=lowest,
-        highest=highest,
-        largest_change=largest,
-        relative_change=change,
-    )
+    shown_difference = _grid(ZERO + difference / (largest or 1.0) * (255 - ZERO), name)
+    return KernelPictures(shown_before, shown_now, shown_difference, lowest, highest, largest, relative_change=change)
 
 
 def relative_change(before: torch.Tensor, now: torch.Tensor) -> float:
@@ -226,13 +215,9 @@ def relative_change(before: torch.Tensor, now: torch.Tensor) -> float:
 
 
 def _grid(tiles: torch.Tensor, name: str) -> Picture:
-    """Return (N, 3, S, S) values in [0, 255] as rows of tiles with white lines between, each weight a square."""
-    pixel, columns = PIXEL[name], COLUMNS[name]
-    values = tiles.round().clamp(0, 255).to(torch.uint8)
-    values = values.repeat_interleave(pixel, dim=2).repeat_interleave(pixel, dim=3)
-    values = torch.nn.functional.pad(values, (0, SEPARATOR, 0, SEPARATOR), value=PAPER)
-    count, channels, height, width = values.shape
-    rows = count // columns
-    grid = values.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
-    grid = grid.reshape(rows * height, columns * width, channels)
-    return np.pad(grid.numpy(), ((SEPARATOR, 0), (SEPARATOR, 0), (0, 0)), constant_values=PAPER)
+    """Return tiles of values in [0, 255] in rows, with white lines around them, each weight a square of pixels."""
+    weights = tiles.round().clamp(0, 255).to(torch.uint8)
+    squares = weights.repeat_interleave(PIXEL[name], dim=2).repeat_interleave(PIXEL[name], dim=3)
+    grid = torchvision.utils.make_grid(squares, nrow=COLUMNS[name], padding=SEPARATOR, pad_value=PAPER)
+    picture: Picture = grid.permute(1, 2, 0).contiguous().numpy()
+    return picture

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CHANCE: dict[str, Any] = {"color": "#777777", "linestyle": ":", "linewidth": 1}
 SHEET_COLUMNS = 8
 THUMBNAIL = 64  # pixels
 MOST_NUMBERED_CLASSES = 20  # above it, numbers in the cells of a confusion matrix cannot be read
@@ -31,23 +30,16 @@ def save_curves(records: Sequence[dict[str, Any]], folder: Path, *, num_classes:
     if not evaluations:
         return
     figure, axes = _figure(7, 4.2)
-    positions = _epoch_positions(train, evaluations)
-    axes.plot(
-        positions, [r["train/loss"] for r in train], color="#9aa7b5", linewidth=1, label="training, mean of steps"
-    )
+    positions, losses = _epoch_positions(train, evaluations), [record["train/loss"] for record in train]
+    axes.plot(positions, losses, color="#9aa7b5", linewidth=1, label="training, mean of steps")
     axes.plot(*_series(evaluations, "train/epoch_loss"), "o-", color="#1f5fa8", label="training, mean of the epoch")
     axes.plot(*_series(evaluations, "val/loss"), "s-", color="#d1495b", label=split)
-    axes.axhline(math.log(num_classes), label="chance", **CHANCE)
-    axes.set(xlabel="epoch", ylabel="loss (nats)", title="Loss")
-    _finish(figure, axes, folder / "loss.png")
+    _finish(figure, axes, folder / "loss.png", chance=math.log(num_classes), ylabel="loss (nats)", title="Loss")
     figure, axes = _figure(7, 4.2)
     epochs, top1 = _series(evaluations, "val/top1")
     axes.plot(epochs, [100 * value for value in top1], "s-", color="#d1495b", label=f"{split}, top-1")
-    axes.axhline(100 / num_classes, label="chance", **CHANCE)
-    axes.set(
-        xlabel="epoch", ylabel="accuracy (%)", title=f"{split.capitalize()} accuracy, best {100 * max(top1):.2f} %"
-    )
-    _finish(figure, axes, folder / "accuracy.png")
+    title = f"{split.capitalize()} accuracy, best {100 * max(top1):.2f} %"
+    _finish(figure, axes, folder / "accuracy.png", chance=100 / num_classes, ylabel="accuracy (%)", title=title)
 
 
 def _series(records: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -81,10 +73,8 @@ def save_confusion(confusion: npt.NDArray[np.int64], class_names: Sequence[str],
         for (row, column), count in np.ndenumerate(confusion):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    accuracy = np.trace(confusion) / max(1, confusion.sum())
-    axes.set(
-        xlabel="predicted class", ylabel="true class", title=f"Test images: {100 * accuracy:.2f} % on the diagonal"
-    )
+    title = f"Test images: {100 * np.trace(confusion) / max(1, confusion.sum()):.2f} % on the diagonal"
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
     _save(figure, path)
 
 
@@ -112,19 +102,19 @@ def sheet(images: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure that belongs to no window system, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Return a figure of so many inches that belongs to no window system, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
 
-def _finish(figure: Figure, axes: Axes, path: Path) -> None:
-    """Add grid and legend, and write the PNG."""
+def _finish(figure: Figure, axes: Axes, path: Path, *, chance: float, ylabel: str, title: str) -> None:
+    """Add the value of guessing, titles, grid and legend to a figure over epochs, and write the PNG."""
     from matplotlib.ticker import MaxNLocator
 
+    axes.axhline(chance, label="chance", color="#777777", linestyle=":", linewidth=1)
+    axes.set(xlabel="epoch", ylabel=ylabel, title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

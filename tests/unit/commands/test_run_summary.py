@@ -38,7 +38,6 @@ def parts_on(config, network, *, world_size=1, device="CPU", threads=4, last_ste
     """Return what the cards are made from, as keywords."""
     hardware = Hardware(
         device=device,
-        device_type="cpu",
         world_size=world_size,
         threads=threads,
         precision=Precision("bf16", "this CPU has AMX"),

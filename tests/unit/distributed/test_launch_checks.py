@@ -87,27 +87,6 @@ def test_a_refusal_ends_a_launcher_that_would_start_it_again(launcher, local_ran
     assert slept == ([launch_checks.WAIT_FOR_FIRST] if ends_it and local_rank == "1" else [])
 
 
-@pytest.mark.parametrize(
-    ("nodes", "accumulate", "odd"),
-    [
-        ("2:4", 1, "3"),
-        ("1:8", 1, "3, 5, 6, 7"),
-        ("2:4", 3, "2, 3, 4"),
-        ("1:2", 1, None),
-        ("2:2", 1, None),
-        ("3", 1, None),
-        ("", 1, None),
-    ],
-)
-def test_sizes_that_a_run_would_end_at_are_named_before(nodes, accumulate, odd, monkeypatch, caplog):
-    for name, value in {"PET_NNODES": nodes, "LOCAL_WORLD_SIZE": "8"}.items():
-        monkeypatch.setenv(name, value)
-    launch_checks._warn_of_sizes(256, accumulate=accumulate)
-    warned = [record.getMessage() for record in caplog.records]
-    expected = f"--data.batch-size 256 does not divide by the processes of {odd} machines"
-    assert [expected in message for message in warned] == ([True] if odd else [])
-
-
 def test_restarts_without_a_folder_to_find_again_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(UserError, match="--max_restarts needs --out-dir"):

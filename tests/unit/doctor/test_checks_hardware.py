@@ -105,12 +105,26 @@ def test_world_formed_against_world_asked_for(*, monkeypatch, environment, flags
     assert_says(checks_hardware.world(environment, parse(flags), asked=asked, nodes=nodes), level, fragment)
 
 
-def test_a_batch_that_fewer_nodes_could_not_share():
-    config = parse(["--data.batch-size", "64"])
-    stuck = checks_hardware.fewer_nodes(config, processes=8, least=1, most=4)
-    assert_says(stuck, "warning", "with 3 of 4 nodes", "--data.batch-size 64")
-    assert checks_hardware.fewer_nodes(config, processes=8, least=4, most=4) is None
-    assert checks_hardware.fewer_nodes(parse(["--data.batch-size", "96"]), processes=8, least=1, most=4) is None
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "per_node", "least", "most", "stuck"),
+    [
+        (64, 1, 2, 1, 4, "3"),
+        (64, 1, 2, 4, 4, None),
+        (96, 1, 2, 1, 4, None),
+        (256, 1, 8, 2, 4, "3"),
+        (256, 1, 8, 1, 8, "3 or 5 or 6 or 7"),
+        (252, 3, 8, 2, 4, "2 or 3"),  # nor do 4, which is an error of another check
+        (256, 1, 8, 1, 2, None),
+        (256, 1, 8, 2, 2, None),
+    ],
+)
+def test_a_batch_that_fewer_nodes_could_not_share(*, batch_size, accumulate, per_node, least, most, stuck):
+    config = parse(["--data.batch-size", str(batch_size), "--optim.accumulate", str(accumulate)])
+    found = checks_hardware.fewer_nodes(config, processes=per_node * most, least=least, most=most)
+    if stuck is None:
+        assert found is None
+    else:
+        assert_says(found, "warning", f"with {stuck} of {most} nodes", f"--data.batch-size {batch_size}")
 
 
 def test_slurm():
