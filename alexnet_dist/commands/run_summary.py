@@ -17,7 +17,7 @@ from alexnet_dist.data import ImageData
 from alexnet_dist.distributed import Hardware, topology
 from alexnet_dist.models import num_parameters
 from alexnet_dist.text import duration
-from alexnet_dist.tracking import Record
+from alexnet_dist.tracking import Record, git_commit
 from alexnet_dist.training import Plan, Progress, TrainContext
 
 Facts = dict[str, Any]
@@ -58,6 +58,7 @@ def facts(config: Config, dataset: ImageData, context: TrainContext, plan: Plan,
             "accelerate": accelerate.__version__,
             "python": platform.python_version(),
         },
+        "git_commit": git_commit(),
     }
 
 

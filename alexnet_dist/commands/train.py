@@ -6,13 +6,14 @@ import signal
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
 
-from alexnet_dist import data
+from alexnet_dist import data, training
 from alexnet_dist.commands import media, network_file, results, run_summary, train_setup
 from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import Config, to_dict
@@ -23,18 +24,8 @@ from alexnet_dist.distributed import hardware as hardware_module
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
 from alexnet_dist.models import alexnet, weights
 from alexnet_dist.report import page
-from alexnet_dist.tracking import Console, RunLogger, code_version, run_dir, wandb_tracker
-from alexnet_dist.training import (
-    Evaluation,
-    Metrics,
-    NonFiniteError,
-    Progress,
-    Tracer,
-    TrainContext,
-    checkpoint,
-    eval_loop,
-    train_loop,
-)
+from alexnet_dist.tracking import Console, RunLogger, run_dir, wandb_tracker
+from alexnet_dist.training import Metrics, NonFiniteError, Progress, TrainContext, checkpoint, eval_loop, train_loop
 from alexnet_dist.visualization import kernel_images
 
 logger = logging.getLogger(__name__)
@@ -107,16 +98,12 @@ def train_network(
         console.print(f"{folder} has its {progress.step} steps already: nothing to train")
         return result_of(folder, progress, status="nothing to train")
     facts = run_summary.facts(config, dataset, context, plan, hardware)
-    num_parameters, probe = facts["num_parameters"], config.runtime.probe_network
-    facts |= topology.survey(accelerator, num_parameters=num_parameters, probe=probe)
-    facts |= {"git_commit": code_version.git_commit()}
+    probe = config.runtime.probe_network
+    facts |= topology.survey(accelerator, num_parameters=facts["num_parameters"], probe=probe)
     log = open_log(config, facts, context, progress, control)
-    saver = checkpoint.Saver(
-        folder / "checkpoints",
-        keep=config.checkpoint.keep,
-        failed=lambda: control.requests.ask(Request.ABORT),
-        written=lambda path, state: network_file.publish_epoch(config, log, path, state),
-    )
+    failed = partial(control.requests.ask, Request.ABORT)
+    written = partial(network_file.publish_epoch, config, log)
+    saver = training.Saver(folder / "checkpoints", keep=config.checkpoint.keep, failed=failed, written=written)
     run = TrainRun(config, dataset, before, context, plan, loaders, control, log, saver, console)
     console.print(alexnet.parameter_table(network))
     console.card("run", run_summary.run_card(run, progress, hardware))
@@ -161,7 +148,7 @@ def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
         batch = media.first_batch(run.loaders.order, run.context.inputs, run.dataset)
         log.show({"global_step": 0, "epoch": 0}, lambda: batch)
     started = time.perf_counter() - progress.wall_seconds
-    tracer = Tracer(log.folder / "profile" if config.profile and log.enabled else None)
+    tracer = training.Tracer(log.folder / "profile" if config.profile and log.enabled else None)
     status, exit_code = "failed", EXIT_FAILED
     try:
         with run.control.active():
@@ -187,7 +174,7 @@ def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
     return result_of(log.folder, progress, status=status)
 
 
-def train_one_epoch(run: TrainRun, progress: Progress, tracer: Tracer, *, started: float) -> None:
+def train_one_epoch(run: TrainRun, progress: Progress, tracer: training.Tracer, *, started: float) -> None:
     """Take the current epoch's steps, or what is left of them, evaluate and save. Every rank must call it.
 
     Raises:
@@ -233,7 +220,7 @@ def train_one_epoch(run: TrainRun, progress: Progress, tracer: Tracer, *, starte
         requests.raise_if_stop()
 
 
-def evaluate(run: TrainRun, progress: Progress) -> Evaluation | None:
+def evaluate(run: TrainRun, progress: Progress) -> training.Evaluation | None:
     """Return the evaluation of the weights, of their average where there is one; None where a stop came meanwhile."""
     context, loaders = run.context, run.loaders
     module = context.ema.model if context.ema else context.network
