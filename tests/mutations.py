@@ -835,7 +835,7 @@ MUTATIONS = [
         "doctor/compare_nodes.py: compare",
         "[*reports[:own], *reports[own + 1 :]]",
         "[]",
-        "unit/doctor/test_compare_nodes.py::test_nodes_meet_and_all_hear_of_each_others_faults",
+        "unit/doctor/test_compare_nodes.py::test_nodes_report_to_each_other_what_is_wrong",
     ),
     Mutation(
         "doctor code",
