@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Most tests wait: for processes to start, or to notice that another is gone. So several files run beside each other.
 BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install train test test-long test-services check format bench clean
+.PHONY: help install train test test-fast test-long test-services check format bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -23,6 +23,9 @@ install: .venv/installed ## Make .venv with the package and its development tool
 
 train: install ## Train a first network: CIFAR-10, or scikit-learn's digits where the Hub cannot be reached
 	launch/node.sh --config recipes/first-run.yaml
+
+test-fast: install ## Run the tests of single modules, less than 90 seconds on two idle cores
+	$(BIN)/pytest $(BESIDE) tests/unit
 
 test: install ## Run the tests (no network, no GPU)
 	$(BIN)/pytest $(BESIDE)

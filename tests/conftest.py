@@ -5,6 +5,7 @@ import os
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # tests run beside each other: a thread that waits must not keep a core busy
 
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from filelock import FileLock
 from PIL import Image
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -34,9 +36,47 @@ def clean_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     for variable in ("WANDB_API_KEY", "NETRC", "OMP_NUM_THREADS"):
         monkeypatch.delenv(variable, raising=False)
     yield
+    reset_accelerate()
+
+
+def reset_accelerate() -> None:
+    """Forget the process group's settings, as in a new process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
     GradientState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the folder of a finished run of tests/support/tiny.py: 2 epochs of 3 steps, with pictures of both.
+
+    All tests of a pytest invocation share it, also those of other xdist workers, so none may write there: whoever wants
+    to continue it makes a copy. It outlives the workers, whose own folders are below the one that it is in.
+    """
+    import tiny
+
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    shared.mkdir(exist_ok=True)
+    folder, fault, end = shared / "run", shared / "fault", shared / "end"
+    with FileLock(shared / "lock"):
+        if not fault.exists() and not end.exists():
+            try:
+                tiny.run(folder, "--log.kernels-every-epochs", "1")
+                end.touch()
+            except Exception:  # noqa: BLE001 - whatever it is, every worker shows it
+                fault.write_text(traceback.format_exc())
+            reset_accelerate()
+    if fault.exists():
+        pytest.fail(f"the run that tests share has failed:\n{fault.read_text()}", pytrace=False)
+    before = last_changes(folder)
+    yield folder
+    assert last_changes(folder) == before, "a test has written to the run that all tests share"
+
+
+def last_changes(folder: Path) -> dict[Path, int]:
+    """Return when each file was changed, in ns."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.fixture

@@ -27,8 +27,7 @@ RARELY = ("--checkpoint.every-epochs", "1000")
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"  # a checkpoint has 7 MB
 
 
-def test_a_file_that_cannot_grow_ends_the_run_with_one_line_and_the_last_checkpoint(tmp_path):
-    whole = run(tmp_path / "whole")
+def test_a_file_that_cannot_grow_ends_the_run_with_one_line_and_the_last_checkpoint(tmp_path, finished_run):
     folder = run(tmp_path / "run", "--epochs", "2", "--max-steps", "3")
     before = {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()}
     limited = command(folder, first=LIMIT)
@@ -38,8 +37,8 @@ def test_a_file_that_cannot_grow_ends_the_run_with_one_line_and_the_last_checkpo
     assert "Traceback" not in limited.stderr
     assert {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()} == before
     assert command(folder).returncode == 0
-    assert equal(weights(folder), weights(whole))
-    assert losses(folder) == losses(whole)
+    assert equal(weights(folder), weights(finished_run))
+    assert losses(folder) == losses(finished_run)
 
 
 def test_a_save_that_fails_in_the_background_ends_the_run_soon(tmp_path):
@@ -99,10 +98,9 @@ def test_a_folder_that_no_one_can_write_is_one_line():
     assert "Traceback" not in ended.stderr
 
 
-def test_records_of_a_half_written_line_are_whole_again(tmp_path):
-    whole = run(tmp_path / "whole")
+def test_records_of_a_half_written_line_are_whole_again(tmp_path, finished_run):
     folder = run(tmp_path / "run", "--max-steps", "3")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"global_step": 3, "epoch": 1})[:-7])
     run(folder)
-    assert [r["global_step"] for r in records(folder)] == [r["global_step"] for r in records(whole)]
+    assert [r["global_step"] for r in records(folder)] == [r["global_step"] for r in records(finished_run)]

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from deadlines import Deadline, communicate
 from places import ROOT
 from ranks import run_ranks
 from tiny import equal, losses, records, run, summary, weights
@@ -65,11 +66,6 @@ def test_sigterm_from_a_scheduler_and_once_more_from_the_launcher_is_one(tmp_pat
     assert ending(tmp_path, ["SIGINT"] * 2, repeat_seconds=60) == -2
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("undisturbed") / "run")
-
-
 def signal_at(monkeypatch, *, step=None, evaluation=None, number=signal.SIGTERM):
     """Send this process a signal within a training step, or within the evaluation after an epoch."""
     train_step, add = train_loop.train_step, metrics.EvalCounts.add
@@ -104,7 +100,7 @@ def signal_at(monkeypatch, *, step=None, evaluation=None, number=signal.SIGTERM)
     ],
     ids=str,
 )
-def test_a_stopped_run_continues_to_the_same_weights(tmp_path, monkeypatch, undisturbed, moment, saved):
+def test_a_stopped_run_continues_to_the_same_weights(tmp_path, monkeypatch, finished_run, moment, saved):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         signal_at(patch, **moment)
@@ -117,22 +113,22 @@ def test_a_stopped_run_continues_to_the_same_weights(tmp_path, monkeypatch, undi
     run(folder)
     assert not (folder / "PREEMPTED").exists()
     assert summary(folder)["status"] == "finished"
-    assert equal(weights(folder), weights(undisturbed))
-    assert equal(weights(folder, name="optimizer"), weights(undisturbed, name="optimizer"))
-    assert losses(folder) == losses(undisturbed)
+    assert equal(weights(folder), weights(finished_run))
+    assert equal(weights(folder, name="optimizer"), weights(finished_run, name="optimizer"))
+    assert losses(folder) == losses(finished_run)
     for key in ("best_top1", "final_top1", "final_train_loss", "global_step", "epochs"):
-        assert summary(folder)[key] == summary(undisturbed)[key], key
+        assert summary(folder)[key] == summary(finished_run)[key], key
 
 
-def test_usr1_saves_and_changes_nothing(tmp_path, monkeypatch, undisturbed):
+def test_usr1_saves_and_changes_nothing(tmp_path, monkeypatch, finished_run):
     signal_at(monkeypatch, step=1, number=signal.SIGUSR1)
     folder = run(tmp_path / "run", "--checkpoint.keep", "9")
     assert names(folder) == ["step_00000002", "step_00000003", "step_00000006"]
-    assert equal(weights(folder), weights(undisturbed))
-    assert losses(folder) == losses(undisturbed)
+    assert equal(weights(folder), weights(finished_run))
+    assert losses(folder) == losses(finished_run)
 
 
-def test_usr1_between_two_records_saves_what_continues_to_the_same_weights(tmp_path, monkeypatch, undisturbed):
+def test_usr1_between_two_records_saves_what_continues_to_the_same_weights(tmp_path, monkeypatch, finished_run):
     """The record at that step is what brings the sums of the epoch up to date."""
     folder = tmp_path / "run"
     flags = ["--log.every-steps", "100", "--checkpoint.keep", "9"]
@@ -142,8 +138,8 @@ def test_usr1_between_two_records_saves_what_continues_to_the_same_weights(tmp_p
     for name in ("step_00000003", "step_00000006"):
         shutil.rmtree(folder / "checkpoints" / name)
     run(folder, *flags)
-    assert equal(weights(folder), weights(undisturbed))
-    ours, theirs = ([r for r in records(run) if "val/loss" in r] for run in (folder, undisturbed))
+    assert equal(weights(folder), weights(finished_run))
+    ours, theirs = ([r for r in records(run) if "val/loss" in r] for run in (folder, finished_run))
     for key in ("train/epoch_loss", "samples_seen", "val/loss"):
         assert [record[key] for record in ours] == pytest.approx([record[key] for record in theirs], rel=1e-12), key
 
@@ -174,9 +170,9 @@ def training(folder):
         text=True,
     )
     try:
-        end = time.monotonic() + 120
+        end = Deadline(120)
         while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
-            assert time.monotonic() < end, "no step in two minutes"
+            assert not end.has_passed(), "no step in two minutes"
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
         yield process
@@ -194,7 +190,7 @@ def check_stopped(folder):
 def test_sigterm_ends_train_py_with_143_and_one_line(tmp_path):
     with training(tmp_path / "run") as process:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = communicate(process, 60)
     assert process.returncode == 143
     assert "Traceback" not in errors
     assert "stopped by SIGTERM" in errors.splitlines()[-1]

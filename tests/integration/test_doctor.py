@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+from deadlines import Deadline, communicate, deadline
 from places import ROOT
 from preflight import (
     WELL,
@@ -17,7 +18,7 @@ from ranks import free_port
 
 def start(*arguments, cwd, program=("-m", "alexnet_dist.doctor")):
     return subprocess.Popen(
-        [sys.executable, *program, *WELL, "--wait", "30", *arguments],
+        [sys.executable, *program, *WELL, "--wait", str(deadline(30)), *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -34,7 +35,7 @@ def test_two_processes_compare_their_nodes(tmp_path):
     port = free_port()
     doctors = [start(*of_two(rank, port), cwd=tmp_path) for rank in (1, 0)]
     for process in doctors:
-        out, err = process.communicate(timeout=60)
+        out, err = communicate(process, 60)
         assert (process.returncode, err) == (0, "")
         lines = out.splitlines()
         assert lines[-1] == "0 errors, 1 warning", "of the loopback address"
@@ -58,7 +59,7 @@ def test_a_run_folder_that_is_not_shared_and_options_that_differ(tmp_path):
         start(*of_two(1, port), "--quiet", "--seed", "1", cwd=places[1]),
     ]
     for process in doctors:
-        out, err = process.communicate(timeout=60)
+        out, err = communicate(process, 60)
         assert (process.returncode, out) == (2, "")
         assert re.search(r"^error +shared +node 1 .* does not see what node 0 writes", err, re.MULTILINE)
         assert re.search(r"^error +options +seed is 0 on node 0 .* and 1 on node 1", err, re.MULTILINE)
@@ -71,11 +72,11 @@ def test_a_doctor_that_is_told_to_stop_leaves_no_file(tmp_path):
     code = "import atexit, pathlib; atexit.register(pathlib.Path('exited').touch)"
     code += "; from alexnet_dist.doctor import cli; cli.command()"
     doctor_0 = start(*of_two(0, free_port()), cwd=tmp_path, program=["-c", code])
-    end = time.monotonic() + 30
-    while not list(tmp_path.glob(".doctor-*")) and time.monotonic() < end:
+    end = Deadline(30)
+    while not list(tmp_path.glob(".doctor-*")) and not end.has_passed():
         time.sleep(0.05)
     assert list(tmp_path.glob(".doctor-*"))
     doctor_0.send_signal(signal.SIGTERM)
-    doctor_0.communicate(timeout=30)
+    communicate(doctor_0, 30)
     assert doctor_0.returncode == 143
     assert list(tmp_path.iterdir()) == []

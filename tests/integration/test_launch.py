@@ -9,6 +9,7 @@ import pytest
 import yaml
 from accelerate.commands.config import config_args
 from accelerate.commands.launch import launch_command_parser
+from deadlines import deadline
 from places import ROOT
 
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sbatch")])
@@ -63,7 +64,7 @@ class Stage:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=deadline(30),
             check=False,
         )
         captured = self.folder / "captured"
@@ -611,7 +612,7 @@ def test_kubernetes_calls_multinode_as_it_wants_to_be_called(kubernetes, stage):
     given = {"PATH": str(stage.bin), "CAPTURE": str(stage.folder / "captured")}
     given |= {"PET_NNODES": "2:4", "PET_RDZV_ENDPOINT": "alexnet-worker-0:23456"}
     command = [BASH, *container["command"][1:], *container["args"]]
-    subprocess.run(command, env=given, cwd=ROOT, check=True, timeout=30)
+    subprocess.run(command, env=given, cwd=ROOT, check=True, timeout=deadline(30))
     read = as_accelerate_reads((stage.folder / "captured").read_text().splitlines())
     config = parse(read.training_script_args)
     fewest, most = spec["elasticPolicy"]["minReplicas"], spec["elasticPolicy"]["maxReplicas"]

@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+from deadlines import deadline
 from run_folders import HOSTILE, make_run
 
 from alexnet_dist.report import page as report
@@ -39,6 +40,7 @@ def visit(browser):
     def open_page(path, *, width=1280, **options):
         context = browser.new_context(viewport={"width": width, "height": 800}, **options)
         contexts.append(context)
+        context.set_default_timeout(deadline(30_000))  # milliseconds
         page = context.new_page()
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -115,7 +117,7 @@ def test_play_runs_to_the_end_and_pauses(visit, path):
     page.wait_for_function("() => document.querySelector('#epoch').value === '2'")
     page.click("#play")
     paused = shown(page)
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(deadline(700))
     assert shown(page) == paused
     page.click("#play")
     page.wait_for_function("() => document.querySelector('#play').textContent === 'Play'")
@@ -126,7 +128,7 @@ def test_nothing_plays_where_motion_is_unwelcome(visit, path):
     page = visit(path, reduced_motion="reduce")
     assert not page.is_visible("#play")
     page.evaluate("document.querySelector('#play').click()")
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(deadline(700))
     assert shown(page)[2] == f"epoch {EPOCHS} of {EPOCHS}"
 
 
@@ -208,7 +210,7 @@ def test_a_hostile_name_runs_nothing(visit, tmp_path):
     page.hover("#chart-confusion .nsewdrag", force=True)
     page.wait_for_selector("#chart-confusion .hovertext")
     page.hover("#chart-classes .nsewdrag", force=True)
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(deadline(300))
     assert page.title() == "run"
     assert page.locator("img[src=x]").count() == 0
     assert HOSTILE in page.inner_text("#confusion")

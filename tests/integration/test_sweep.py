@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from deadlines import Deadline, wait
 from fake_wandb import serving
 from places import ROOT, SUPPORT
 from tiny import records, summary
@@ -88,16 +89,16 @@ class Agent:
             if self.training is not None:  # an orphan
                 self.training.kill()
 
-    def until(self, condition, *, deadline=120):
-        end = time.monotonic() + deadline
+    def until(self, condition, *, within=120):
+        end = Deadline(within)
         while not (found := condition()):
             assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < end, self.output.read_text()
+            assert not end.has_passed(), self.output.read_text()
             time.sleep(0.01)
         return found
 
     def finish(self):
-        assert self.process.wait(240) == 0, self.output.read_text()
+        assert wait(self.process, 240) == 0, self.output.read_text()
 
     def trials(self):
         """Return the run folders by the ids that their agent chose."""
@@ -143,7 +144,7 @@ def test_a_stopped_trial_saves_and_the_next_one_reports(tmp_path):
         with Agent(tmp_path, server) as agent:
             agent.training = agent.until(lambda: training(agent))
             server.commands += [{"type": "stop", "run_id": "trial0"}, command(1, short)]
-            agent.until(lambda: not agent.training.is_running(), deadline=20)
+            agent.until(lambda: not agent.training.is_running(), within=20)
             agent.finish()
             trials = agent.trials()
         stopped, finished = trials["trial0"], trials["trial1"]

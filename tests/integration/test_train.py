@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,10 +15,12 @@ import safetensors.torch
 import torch
 import torchvision
 import yaml
+from deadlines import deadline
 from PIL import Image
 from places import ROOT
 from tiny import FLAGS, equal, losses, records, run, run_with_ids, summary, tiny_alexnet, weights, without_clocks
 
+import alexnet_dist
 from alexnet_dist.commands import train
 from alexnet_dist.config import parse
 from alexnet_dist.data import sources
@@ -32,28 +35,27 @@ SUMMARY = """best_top1 final_top1 final_train_loss epochs global_step num_parame
     dataset world_size global_batch_size precision device images_per_second wall_seconds status""".split()
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of 2 epochs of 3 steps."""
-    return run(tmp_path_factory.mktemp("finished") / "run", "--log.kernels-every-epochs", "1")
+@pytest.fixture
+def copy_of_finished(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "finished")
 
 
-def test_run_folder_is_complete(finished):
-    assert {path.name for path in finished.iterdir()} == {
+def test_run_folder_is_complete(finished_run):
+    assert {path.name for path in finished_run.iterdir()} == {
         ".lock", "config.yaml", "metrics.jsonl", "summary.json", "evaluation.json", "figures", "checkpoints",
     }  # fmt: skip
-    pictures = list((finished / "figures").glob("*.png"))
+    pictures = list((finished_run / "figures").glob("*.png"))
     assert {path.stem for path in pictures} == FIGURES
     assert all(min(Image.open(path).size) > 200 for path in pictures)
-    checkpoints = sorted(path.name for path in (finished / "checkpoints").iterdir())
+    checkpoints = sorted(path.name for path in (finished_run / "checkpoints").iterdir())
     assert checkpoints == ["step_00000003", "step_00000006"]
     for name in checkpoints:
-        files = {path.name for path in (finished / "checkpoints" / name).iterdir()}
+        files = {path.name for path in (finished_run / "checkpoints" / name).iterdir()}
         assert files == {"model.safetensors", "config.json", "optimizer.safetensors", "state.json", "MANIFEST.json"}
 
 
-def test_summary_keeps_the_contract(finished):
-    found = summary(finished)
+def test_summary_keeps_the_contract(finished_run):
+    found = summary(finished_run)
     assert set(SUMMARY) <= found.keys()
     expected = {"epochs": 2, "global_step": 6, "num_train_images": 52, "num_eval_images": 52, "status": "finished"}
     expected |= {"dataset": "synthetic", "world_size": 1, "global_batch_size": 16, "precision": "fp32", "device": "CPU"}
@@ -61,8 +63,8 @@ def test_summary_keeps_the_contract(finished):
     assert found["images_per_second"] > 0
 
 
-def test_metrics_keep_the_contract(finished):
-    lines = records(finished)
+def test_metrics_keep_the_contract(finished_run):
+    lines = records(finished_run)
     assert all({"global_step", "epoch"} <= line.keys() for line in lines)
     steps = [line for line in lines if "train/loss" in line]
     assert [line["global_step"] for line in steps] == [1, 2, 3, 4, 5, 6]
@@ -88,16 +90,16 @@ def test_metrics_keep_the_contract(finished):
     assert ends[1]["train/epoch_loss"] == pytest.approx(epoch_mean, rel=1e-12)
 
 
-def test_recorded_configuration_repeats_the_run(finished, tmp_path):
-    config = parse(["--config", str(finished / "config.yaml")])
-    assert config.out_dir == finished
-    again = run(tmp_path / "again", "--config", str(finished / "config.yaml"), "--out-dir", str(tmp_path / "again"))
-    assert equal(weights(again), weights(finished))
-    assert losses(again) == losses(finished)
+def test_recorded_configuration_repeats_the_run(finished_run, tmp_path):
+    config = parse(["--config", str(finished_run / "config.yaml")])
+    assert config.out_dir == finished_run
+    again = run(tmp_path / "again", "--config", str(finished_run / "config.yaml"), "--out-dir", str(tmp_path / "again"))
+    assert equal(weights(again), weights(finished_run))
+    assert losses(again) == losses(finished_run)
 
 
-def test_another_seed_is_another_run(finished, tmp_path):
-    assert losses(run(tmp_path / "run", "--seed", "1", "--epochs", "1")) != losses(finished)[:3]
+def test_another_seed_is_another_run(finished_run, tmp_path):
+    assert losses(run(tmp_path / "run", "--seed", "1", "--epochs", "1")) != losses(finished_run)[:3]
 
 
 def test_network_learns_synthetic_patterns(tmp_path):
@@ -117,14 +119,14 @@ def test_network_learns_synthetic_patterns(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_stopped_and_resumed_run_equals_an_undisturbed_one(finished, tmp_path, stop):
+def test_stopped_and_resumed_run_equals_an_undisturbed_one(finished_run, tmp_path, stop):
     """Stopped in the middle of an epoch, at its end, and after it: the same weights, optimizer state and numbers."""
     folder = run(tmp_path / "run", "--max-steps", str(stop))
     assert summary(folder)["status"] == "max_steps"
     run(folder, "--resume", "must")
     for name in ("model", "optimizer"):
-        assert equal(weights(folder, name=name), weights(finished, name=name))
-    whole = [without_clocks(line) for line in records(finished)]
+        assert equal(weights(folder, name=name), weights(finished_run, name=name))
+    whole = [without_clocks(line) for line in records(finished_run)]
     ours = [without_clocks(line) for line in records(folder)]
     assert [line for line in ours if "train/loss" in line] == [line for line in whole if "train/loss" in line]
     assert ours[-1] == whole[-1]
@@ -157,18 +159,18 @@ def test_resume_from_a_checkpoint_in_mid_epoch_with_ema(tmp_path):
     assert [without_clocks(line) for line in records(cut)] == [without_clocks(line) for line in records(whole)]
 
 
-def test_finished_run_trains_nothing_more(finished, capsys):
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    run(finished)
+def test_finished_run_trains_nothing_more(copy_of_finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in copy_of_finished.rglob("*")}
+    run(copy_of_finished)
     assert "nothing to train" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in copy_of_finished.rglob("*")} == before
 
 
-def test_existing_run_is_never_overwritten(finished):
+def test_existing_run_is_never_overwritten(copy_of_finished):
     with pytest.raises(UserError, match="--resume auto"):
-        run(finished, "--resume", "never")
+        run(copy_of_finished, "--resume", "never")
     with pytest.raises(UserError, match=r"optim.lr: 0.0005 -> 0.01"):
-        run(finished, "--optim.lr", "0.01")
+        run(copy_of_finished, "--optim.lr", "0.01")
 
 
 def test_more_epochs_continue_a_finished_run(tmp_path):
@@ -186,7 +188,7 @@ def test_other_images_are_not_resumed_on(tmp_path, image_folder):
         run(folder, *flags[:-4], "--max-steps", "2", "--data.limit", "20")
 
 
-def test_damaged_newest_checkpoint_falls_back_loudly(finished, tmp_path, caplog):
+def test_damaged_newest_checkpoint_falls_back_loudly(finished_run, tmp_path, caplog):
     folder = run(tmp_path / "run", "--max-steps", "4", "--checkpoint.every-steps", "2")
     newest = max((folder / "checkpoints").iterdir())
     with (newest / "model.safetensors").open("r+b") as file:
@@ -194,16 +196,16 @@ def test_damaged_newest_checkpoint_falls_back_loudly(finished, tmp_path, caplog)
         file.write(b"\xff")
     run(folder, "--checkpoint.every-steps", "2")
     assert "IS DAMAGED" in caplog.text
-    assert equal(weights(folder), weights(finished))
+    assert equal(weights(folder), weights(finished_run))
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(finished, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(finished_run, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text((finished / "config.yaml").read_text())
+    (folder / "config.yaml").write_text((finished_run / "config.yaml").read_text())
     (folder / "metrics.jsonl").write_text('{"global_step": 1, "epoch": 1, "train/loss": 9}\n{"global_st')
     run(folder)
-    assert losses(folder) == losses(finished)
+    assert losses(folder) == losses(finished_run)
 
 
 @pytest.mark.parametrize("place", ["loss", "gradient"])
@@ -317,21 +319,21 @@ def test_accumulation_leaves_the_step_unchanged(tmp_path):
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)  # Adam's losses would not show a gradient of another scale
 
 
-def test_options_change_what_they_say(finished, tmp_path):
+def test_options_change_what_they_say(finished_run, tmp_path):
     smooth = run(tmp_path / "smooth", "--optim.label-smoothing", "0.5", "--max-steps", "1")
     clipped = run(tmp_path / "clipped", "--optim.clip-norm", "1e-9", "--max-steps", "3")
-    assert losses(smooth)[0] != losses(finished)[0]
-    assert losses(clipped)[0] == losses(finished)[0]
+    assert losses(smooth)[0] != losses(finished_run)[0]
+    assert losses(clipped)[0] == losses(finished_run)[0]
     initial = run(tmp_path / "initial", "--optim.lr", "1e-30", "--max-steps", "1")
     moved = [key for key, value in weights(clipped).items() if not torch.equal(value, weights(initial)[key])]
     assert moved  # Adam's steps do not depend on the gradient's scale, so clipping alone does not stop them
-    assert records(clipped)[0]["train/grad_norm"] == records(finished)[0]["train/grad_norm"]
+    assert records(clipped)[0]["train/grad_norm"] == records(finished_run)[0]["train/grad_norm"]
 
 
-def test_weights_of_a_run_start_another(finished, tmp_path):
-    file = finished / "checkpoints" / "step_00000006" / "model.safetensors"
+def test_weights_of_a_run_start_another(finished_run, tmp_path):
+    file = finished_run / "checkpoints" / "step_00000006" / "model.safetensors"
     folder = run(tmp_path / "run", "--model.weights", str(file), "--optim.lr", "1e-30", "--max-steps", "1")
-    torch.testing.assert_close(weights(folder), weights(finished), atol=1e-20, rtol=0)
+    torch.testing.assert_close(weights(folder), weights(finished_run), atol=1e-20, rtol=0)
 
 
 def test_bf16_is_close_to_fp32(tmp_path):
@@ -346,7 +348,7 @@ def test_real_network_by_the_command_line(tmp_path):
     """The real AlexNet, started as a user starts it; its weights load into torchvision's."""
     flags = ["--data.dataset", "digits", "--data.limit", "64", "--data.batch-size", "32", "--data.image-size", "64"]
     command = [sys.executable, "train.py", *flags, "--max-steps", "1", "--out-dir", str(tmp_path / "run")]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=deadline(300))
     assert ended.returncode == 0, ended.stderr
     assert "57,044,810" in ended.stdout
     assert "features.0.weight" in ended.stdout
@@ -363,7 +365,7 @@ def test_user_mistakes_end_with_code_2_and_no_traceback():
         (["--data.dataset", "digits", "--out-dir", "/dev/null/x"], "/dev/null/x"),
     ):
         command = [sys.executable, "train.py", *flags, "--data.image-size", "64", "--log.trackers"]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=deadline(300))
         assert ended.returncode == 2, ended.stderr
         assert "Traceback" not in ended.stderr
         assert ended.stderr.startswith("error: ")
@@ -379,3 +381,16 @@ def test_default_run_folder_is_new_and_under_runs(tmp_path, monkeypatch):
     assert folder.name.startswith("synthetic-")
     assert yaml.safe_load((folder / "config.yaml").read_text())["out_dir"] == f"runs/{folder.name}"
     assert json.loads((folder / "summary.json").read_text())["status"] == "max_steps"
+
+
+def test_training_from_python_returns_a_result_and_works_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
+    config = parse([*FLAGS, "--out-dir", str(tmp_path / "run"), "--runtime.precision", "fp32"])
+    result = alexnet_dist.train(config)
+    assert (result.folder, result.status) == (tmp_path / "run", "finished")
+    assert result.top1 == summary(result.folder)["final_top1"]
+    assert (result.best_top1, result.best_epoch) == (summary(result.folder)["best_top1"], result.best_epoch)
+    again = alexnet_dist.train(config)
+    assert (again.status, again.top1) == ("nothing to train", result.top1)
+    other = alexnet_dist.train(parse([*FLAGS, "--out-dir", str(tmp_path / "other"), "--runtime.precision", "bf16"]))
+    assert other.status == "finished", "in another precision, in the same process"

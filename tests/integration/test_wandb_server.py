@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from chaos import ACCELERATE, Trial, port
+from deadlines import deadline
 from fake_wandb import serving as faking
 from places import ROOT, SUPPORT
 from tiny import records, summary, without_clocks
@@ -22,16 +23,16 @@ from alexnet_dist.training import checkpoint
 
 IMAGES, EPOCHS, STEPS = 163, 6, 60
 FLAGS = f"--epochs {EPOCHS} --log.kernels-every-epochs 1 --log.every-steps 1 --log.trackers wandb".split()
-FINISH = 5  # seconds, instead of the trackers' own
-GRACE = 60  # for the rest of the run, on a busy machine
-IMPATIENT = f"""
+FINISH = 5  # seconds of an idle machine, instead of the tracker's own
+GRACE = 60  # for the rest of the run
+IMPATIENT = """
 import runpy, sys
 
 del sys.argv[0]
-sys.path[:0] = [{str(SUPPORT)!r}, {str(ROOT)!r}]
+sys.path[:0] = {paths}
 from alexnet_dist.tracking import wandb_tracker
 
-wandb_tracker.FINISH_SECONDS = {FINISH}
+wandb_tracker.FINISH_SECONDS = {seconds}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -40,7 +41,7 @@ def launch(folder, address, *flags, mode="online", attempt=0):
     """Train the tiny network on two ranks, in a project that has the folder's name."""
     folder.mkdir(exist_ok=True)
     script = folder / "impatient.py"
-    script.write_text(IMPATIENT)
+    script.write_text(IMPATIENT.format(paths=[str(SUPPORT), str(ROOT)], seconds=deadline(FINISH)))
     flags = [*FLAGS, "--wandb.project", folder.name, "--wandb.mode", mode, *flags]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_BASE_URL", address)
@@ -92,7 +93,7 @@ def sync(server, folder, *, attempt=0):
     scripts = Path(sys.executable).parent
     environment = {**os.environ, **server.environment, "PATH": f"{scripts}:{os.environ['PATH']}"}
     environment.pop("WANDB_MODE", None)
-    subprocess.run(command, shell=True, env=environment, cwd=folder, check=True, timeout=120)
+    subprocess.run(command, shell=True, env=environment, cwd=folder, check=True, timeout=deadline(120))
 
 
 def steps(rows):
@@ -182,7 +183,7 @@ def test_a_server_that_is_killed_gets_the_rest_later(tmp_path, undisturbed):
             server.kill()
             killed_at = time.monotonic()
             assert trial.finish() == 0, trial.output.read_text()
-            assert time.monotonic() - killed_at < FINISH + GRACE
+            assert time.monotonic() - killed_at < deadline(FINISH + GRACE)
         ours, theirs = ([without_clocks(record) for record in records(run / "run")] for run in (folder, undisturbed))
         assert ours == theirs
         server.start()

@@ -71,7 +71,7 @@ def load_all_cases():
 @pytest.fixture(scope="module")
 def two_ranks():
     """What two real processes were handed out."""
-    return run_ranks(load_all_cases, world_size=2, deadline=120)
+    return run_ranks(load_all_cases, world_size=2)
 
 
 @pytest.mark.parametrize("case", CASES)

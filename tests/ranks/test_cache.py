@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deadlines import Deadline
 from image_sets import assert_equal_data, in_memory, random_images
 from ranks import run_ranks
 
@@ -32,7 +33,7 @@ def die_while_writing(dataset, cache):
 def test_a_killed_writer_does_no_harm(good, load, tmp_path):
     """SIGKILL leaves no time to tidy up: its lock is free, and what it left is never taken for a cache."""
     with pytest.raises(AssertionError, match=r"ranks \[0\] died with \[-9\]"):
-        run_ranks(die_while_writing, str(good), str(tmp_path / "cache"), world_size=1, deadline=60)
+        run_ranks(die_while_writing, str(good), str(tmp_path / "cache"), world_size=1, within=60)
     assert list((tmp_path / "cache").glob(".writing-*")), "it was not killed where it should"
     loaded = load(good)
     np.testing.assert_array_equal(loaded.train.images, random_images(5).transpose(0, 3, 1, 2))
@@ -51,9 +52,9 @@ def load_counted(dataset, cache, log):
 
     sources.decode = counted
     Path(f"{log}.{os.environ['RANK']}").touch()
-    end = time.monotonic() + 60
+    end = Deadline(60)
     while not (Path(f"{log}.0").exists() and Path(f"{log}.1").exists()):
-        assert time.monotonic() < end, "the other process did not start"
+        assert not end.has_passed(), "the other process did not start"
         time.sleep(0.005)
     loaded = sources.load(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
     return in_memory(loaded), type(loaded.train.images).__name__
@@ -62,7 +63,7 @@ def load_counted(dataset, cache, log):
 def test_of_two_processes_one_decodes(good, tmp_path):
     log = tmp_path / "decoded"
     (first, first_type), (second, second_type) = run_ranks(
-        load_counted, str(good), str(tmp_path / "cache"), str(log), world_size=2, deadline=60
+        load_counted, str(good), str(tmp_path / "cache"), str(log), world_size=2, within=60
     )
     assert len(log.read_text().splitlines()) == 1
     assert_equal_data(first, second)

@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from deadlines import communicate
 from places import ROOT
 from ranks import free_port, run_ranks
 from tiny import equal, losses, records, run, run_with_ids, summary, weights
@@ -186,7 +186,7 @@ def test_a_failed_save_ends_every_rank(tmp_path):
 # ---- as a user starts it ---------------------------------------------------------------------------------------------
 
 
-def launch(*command: str, deadline: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+def launch(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a process group of its own, all of which is killed at the deadline."""
     scripts = str(Path(sys.executable).parent)
     process = subprocess.Popen(
@@ -198,12 +198,7 @@ def launch(*command: str, deadline: float = 240, **environment: str) -> subproce
         text=True,
         start_new_session=True,
     )
-    try:
-        out, err = process.communicate(timeout=deadline)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        pytest.fail(f"{command} took more than {deadline} s:\n{out}\n{err}")
+    out, err = communicate(process, 240)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

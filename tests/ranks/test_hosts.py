@@ -9,19 +9,34 @@ import time
 from pathlib import Path
 
 import pytest
+from deadlines import Deadline, deadline
 from hosts import Network, needs_hosts
 from ranks import run_ranks
 from tiny import FLAGS, beside_launch_scripts, equal, losses, records, run, run_with_ids, summary, weights
 
 SAME = ["--model.dropout", "0", "--data.limit", "163"]  # 10 batches of 16 an epoch, and 3 images left out
 SGD = ["--optim.name", "sgd", "--optim.lr", "0.05"]
-TIMEOUT = 10  # seconds without progress
-GRACE = 20  # for messages, and for a busy machine
-START = 240  # seconds in which a busy machine starts several launchers and ranks
+# Seconds of an idle machine.
+TIMEOUT = 10  # without progress
+GRACE = 20  # for messages
+START = 240  # for several launchers and ranks, also to train
 THREADS = "2"  # of each rank, as sums over threads are part of the bits
-ELASTIC = ["--epochs", "3", "--checkpoint.every-steps", "4", "--runtime.timeout-seconds", str(TIMEOUT)]
-# Of a launcher: a host that is gone is given up after 3 s, and a meeting point that does not answer after 15.
-QUICK = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3,read_timeout=15"
+
+
+def elastic():
+    """Return flags of a run that loses hosts."""
+    return ["--epochs", "3", "--checkpoint.every-steps", "4", *impatient()]
+
+
+def impatient():
+    return ["--runtime.timeout-seconds", str(round(deadline(TIMEOUT)))]
+
+
+def quick():
+    """Return a launcher's settings: a host that is gone is given up after 3 s, a silent meeting point after 15."""
+    second = round(deadline(1))
+    last_call = f"last_call_timeout={second},keep_alive_interval={second},keep_alive_max_attempt=3"
+    return f"{last_call},read_timeout={15 * second}"
 
 
 class Cluster:
@@ -40,7 +55,7 @@ class Cluster:
             "CPU_RANKS": str(ranks),
             "OMP_NUM_THREADS": THREADS,
         }
-        self.variables = {**own, "CHAOS": str(self.notes), "RDZV_CONF": QUICK, **variables}
+        self.variables = {**own, "CHAOS": str(self.notes), "RDZV_CONF": quick(), **variables}
         self.launched = {}
 
     def start(self, *indices):
@@ -51,17 +66,17 @@ class Cluster:
             output = self.folder / f"output{index}"
             self.launched[index] = host.start(command, output=output, **self.variables)
 
-    def finish(self, *indices, deadline=START):
+    def finish(self, *indices, within=START):
         """Return the exit codes of some hosts' launchers, or of all."""
-        return [self.launched[index].wait(deadline) for index in indices or self.launched]
+        return [self.launched[index].wait(within) for index in indices or self.launched]
 
-    def until(self, condition, *, alive=(), deadline=START):
+    def until(self, condition, *, alive=(), within=START):
         """Wait for something; the launchers of the hosts named may not end meanwhile."""
-        end = time.monotonic() + deadline
+        end = Deadline(within)
         while not (found := condition()):
             for index in alive:
                 assert self.launched[index].poll() is None, self.text()
-            assert time.monotonic() < end, f"nothing for {deadline} s\n{self.text()}"
+            assert not end.has_passed(), f"nothing for {end.seconds:.0f} s\n{self.text()}"
             time.sleep(0.02)
         return found
 
@@ -207,7 +222,7 @@ def test_the_preflight_lets_no_host_begin_where_one_could_not(tmp_path):
 def test_a_new_size_that_does_not_divide_the_batch_is_refused_once(tmp_path):
     """Two hosts train, a third comes: 16 images do not divide by 3. All end, and nobody tries again and again."""
     with Network(3) as network:
-        cluster = Cluster(network, tmp_path, *ELASTIC, nodes="1:3", MAX_RESTARTS="5", CHAOS_SLOW_STEP="0.1")
+        cluster = Cluster(network, tmp_path, *elastic(), nodes="1:3", MAX_RESTARTS="5", CHAOS_SLOW_STEP="0.1")
         cluster.start(0, 1)
         cluster.until(lambda: len(cluster.steps(world=2)) >= 6, alive=(0, 1))
         cluster.start(2)
@@ -266,10 +281,10 @@ def test_a_host_dies_and_comes_back(tmp_path, monkeypatch):
     The weights are those of the same steps at the same sizes, to the bit.
     """
     with Network(2) as network:
-        cluster = Cluster(network, tmp_path, *ELASTIC, nodes="1:2", CHAOS_SLOW_STEP="0.1")
+        cluster = Cluster(network, tmp_path, *elastic(), nodes="1:2", CHAOS_SLOW_STEP="0.1")
         leave_and_come_back(cluster, network.hosts[1].kill, lambda: cluster.start(1))
     assert "rank 1 has not been heard of" in cluster.launched[0].text
-    expected = repeated(tmp_path / "expected", cluster.worlds(), ELASTIC, monkeypatch)
+    expected = repeated(tmp_path / "expected", cluster.worlds(), elastic(), monkeypatch)
     for name in ("model", "optimizer"):
         assert equal(weights(cluster.run, name=name), weights(expected, name=name))
     assert losses(cluster.run) == losses(expected)
@@ -277,7 +292,7 @@ def test_a_host_dies_and_comes_back(tmp_path, monkeypatch):
 
 def notices(cluster, index, words, *, within):
     """Wait until a host's ranks say that they have lost somebody."""
-    cluster.until(lambda: re.search(words, cluster.launched[index].text), deadline=within)
+    cluster.until(lambda: re.search(words, cluster.launched[index].text), within=within)
 
 
 @pytest.mark.slow
@@ -285,7 +300,7 @@ def notices(cluster, index, words, *, within):
 def test_a_host_loses_its_power_and_comes_back(tmp_path):
     """Nobody is told, unlike of a killed process, whose system closes its connections: only time tells."""
     with Network(2) as network:
-        cluster = Cluster(network, tmp_path, *ELASTIC, nodes="1:2", CHAOS_SLOW_STEP="0.1")
+        cluster = Cluster(network, tmp_path, *elastic(), nodes="1:2", CHAOS_SLOW_STEP="0.1")
 
         def leave():
             network.hosts[1].cut()
@@ -304,7 +319,7 @@ def test_a_host_loses_its_power_and_comes_back(tmp_path):
 def test_a_cut_link_is_noticed_on_both_sides_and_only_one_goes_on(tmp_path):
     """The side without the meeting point does not, although one host would be enough. It is back once its link is."""
     with Network(2) as network:
-        cluster = Cluster(network, tmp_path, *ELASTIC, nodes="1:2", CHAOS_SLOW_STEP="0.1")
+        cluster = Cluster(network, tmp_path, *elastic(), nodes="1:2", CHAOS_SLOW_STEP="0.1")
 
         def leave():
             network.hosts[1].cut()
@@ -318,13 +333,13 @@ def test_a_cut_link_is_noticed_on_both_sides_and_only_one_goes_on(tmp_path):
 @pytest.mark.slow
 @needs_hosts
 def test_the_host_of_the_meeting_dies_and_the_same_command_continues(tmp_path, alone):
-    few = ["--checkpoint.every-steps", "4", "--runtime.timeout-seconds", str(TIMEOUT)]
+    few = ["--checkpoint.every-steps", "4", *impatient()]
     with Network(2) as network:
         cluster = Cluster(network, tmp_path, *few, nodes="2", CHAOS_SLOW_STEP="0.1")
         cluster.start(0, 1)
         cluster.until(lambda: any(line["step"] >= 5 for line in cluster.ledger()), alive=(0, 1))
         network.hosts[0].kill()
-        assert cluster.finish(1, deadline=TIMEOUT + GRACE) == [1]
+        assert cluster.finish(1, within=TIMEOUT + GRACE) == [1]
         cluster.start(0, 1)
         assert cluster.finish() == [0, 0], cluster.text()
     check_same_as_alone(cluster, alone, world=2)
@@ -334,7 +349,7 @@ def test_the_host_of_the_meeting_dies_and_the_same_command_continues(tmp_path, a
 @needs_hosts
 def test_the_host_of_rank_0_dies_and_the_others_agree_on_another(tmp_path):
     """The meeting is on another host here, so it goes on. Ranks go by addresses: h0 is first again once it is back."""
-    flags = [*ELASTIC, "--data.batch-size", "12"]
+    flags = [*elastic(), "--data.batch-size", "12"]
     with Network(3) as network:
         cluster = Cluster(network, tmp_path, *flags, nodes="2:3", RDZV="h2:29500", CHAOS_SLOW_STEP="0.1")
         cluster.start(0, 1, 2)
@@ -351,7 +366,7 @@ def test_the_host_of_rank_0_dies_and_the_others_agree_on_another(tmp_path):
 def test_a_host_that_is_told_to_go_costs_no_step(tmp_path):
     """As Kubernetes drains a node: SIGTERM to one launcher, whose ranks have all others save at the same step."""
     with Network(2) as network:
-        cluster = Cluster(network, tmp_path, *ELASTIC, nodes="1:2", CHAOS_SLOW_STEP="0.1")
+        cluster = Cluster(network, tmp_path, *elastic(), nodes="1:2", CHAOS_SLOW_STEP="0.1")
         cluster.start(0, 1)
         cluster.until(lambda: any(line["step"] >= 5 for line in cluster.ledger()), alive=(0, 1))
         cluster.launched[1].terminate()
@@ -388,7 +403,7 @@ def test_a_scheduler_that_signals_every_process_has_them_save(tmp_path, alone):
 
 SEND = """
 import socket, sys, time
-with socket.create_connection(("h0", 5000), timeout=10) as connection:
+with socket.create_connection(("h0", 5000), timeout=float(sys.argv[1])) as connection:
     began = time.monotonic()
     connection.sendall(bytes(4_000_000))
     connection.shutdown(socket.SHUT_WR)
@@ -411,9 +426,10 @@ def test_links_are_slowed_and_cut_and_all_is_removed(tmp_path):
         first, second = network.hosts
         first.shape("16mbit")
         server = first.start(["python", "-c", RECEIVE], output=tmp_path / "server")
-        reach = ["python", "-c", "import socket; socket.create_connection(('h0', 5000), timeout=2)"]
+        reach = f"import socket; socket.create_connection(('h0', 5000), timeout={deadline(2)})"
+        reach = ["python", "-c", reach]
         wait_until(lambda: second.start(reach, output=tmp_path / "tries").wait(20) == 0)
-        assert second.start(["python", "-c", SEND], output=tmp_path / "sent").wait(60) == 0
+        assert second.start(["python", "-c", SEND, str(deadline(10))], output=tmp_path / "sent").wait(60) == 0
         assert float((tmp_path / "sent").read_text()) > 1.5, "32 Mbit take two seconds, less the shaper's burst"
         first.cut()
         assert second.start(reach, output=tmp_path / "cut").wait(20) != 0
@@ -425,8 +441,8 @@ def test_links_are_slowed_and_cut_and_all_is_removed(tmp_path):
     assert not any(Path("/run/netns", name).exists() for name in namespaces)
 
 
-def wait_until(condition, *, deadline=30):
-    end = time.monotonic() + deadline
+def wait_until(condition):
+    end = Deadline(30)
     while not condition():
-        assert time.monotonic() < end
+        assert not end.has_passed()
         time.sleep(0.1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from deadlines import deadline
 from places import ROOT
 from tiny import beside_launch_scripts, summary
 
@@ -19,7 +20,6 @@ from alexnet_dist.config import parse
 from alexnet_dist.distributed import launch_checks
 from alexnet_dist.errors import UserError
 
-DEADLINE = 120
 FEW = ["--max-steps", "2", "--model.dropout", "0"]
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs for the processes")
 
@@ -41,7 +41,7 @@ class Desk:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
+            timeout=deadline(120),
             check=False,
         )
 

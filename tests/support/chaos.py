@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from deadlines import Deadline, deadline, wait
 from places import ROOT, SUPPORT
 from ranks import free_port
 
 BATCHES = 10  # of 16 images: 163 leave 3 out
 EVERY_STEPS = 3  # between checkpoints
 FLAGS = f"""--runtime.cpu --data.limit 163 --log.every-steps 4 --log.kernels-every-epochs 1000
-    --checkpoint.every-steps {EVERY_STEPS} --runtime.timeout-seconds 30""".split()
+    --checkpoint.every-steps {EVERY_STEPS}""".split()
+TIMEOUT = 30  # seconds of an idle machine
 PHASES = ("start", "resume", "step", "evaluate", "save")
 SPREAD = {"start": 2.5, "resume": 0.2, "step": 0.03, "evaluate": 0.05, "save": 0.25}  # seconds
 ACCELERATE = """accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no
@@ -54,9 +56,10 @@ class Trial:
         self.pids = set()
         environment = {"CHAOS": str(self.notes), "CHAOS_SLOW_HASH": "0.1", "CHAOS_ATTEMPT": str(attempt)}
         scripts = str(Path(sys.executable).parent)
+        timeout = ["--runtime.timeout-seconds", str(round(deadline(TIMEOUT)))]
         with self.output.open("w") as output:
             self.process = psutil.Popen(
-                [*launcher, str(SUPPORT / "tiny_train.py"), *FLAGS, *flags, "--out-dir", str(self.folder)],
+                [*launcher, str(SUPPORT / "tiny_train.py"), *FLAGS, *timeout, *flags, "--out-dir", str(self.folder)],
                 cwd=ROOT,
                 env=os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}"} | environment,
                 stdout=output,
@@ -86,12 +89,12 @@ class Trial:
         self.pids.add(int(pid))
         return Place(int(attempt), int(pid), phase, int(step))
 
-    def until(self, condition, *, deadline=120):
+    def until(self, condition):
         """Poll; the launcher must not end meanwhile."""
-        end = time.monotonic() + deadline
+        end = Deadline(120)
         while not (found := condition()):
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output.read_text()}"
-            assert time.monotonic() < end, f"nothing for {deadline} s at {self.place(0)}, {self.place(1)}"
+            assert not end.has_passed(), f"nothing for {end.seconds:.0f} s at {self.place(0)}, {self.place(1)}"
             time.sleep(0.001)
         return found
 
@@ -123,9 +126,9 @@ class Trial:
         hit = "save" if 0 in victims and self.scratch(since) else place.phase
         return Kill(hit, victims, attempt, place.step, self.saved())
 
-    def finish(self, *, deadline=240):
+    def finish(self):
         """Wait for the end and return the exit code."""
-        code = self.process.wait(deadline)
+        code = wait(self.process, 240)
         for rank in (0, 1):
             self.place(rank)
         return code

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from deadlines import deadline, wait
 from places import ROOT
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def needs_hosts(test: Callable[..., None]) -> Callable[..., None]:
 
 def run(*command: str) -> str:
     """Run a command of iproute2 and return what it prints."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=deadline(COMMAND_SECONDS), check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
     return done.stdout
 
@@ -101,21 +102,21 @@ class Launched:
         """Return the exit code, or None while it runs."""
         return self._process.poll()
 
-    def wait(self, deadline: float) -> int:
-        """Return the exit code.
+    def wait(self, seconds: float) -> int:
+        """Return the exit code; it has so many seconds of an idle machine.
 
         Raises:
             AssertionError: it is not over in time; the message holds what it has printed.
         """
         try:
-            return self._process.wait(deadline)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.host.name} is not over after {deadline} s:\n{self.text}") from None
+            return wait(self._process, seconds)
+        except AssertionError as late:
+            raise AssertionError(f"{self.host.name}: {late}\n{self.text}") from None
 
     def kill(self) -> None:
         """Kill every process of the tree at once, as a host's end does."""
         self._process.kill()
-        self._process.wait(COMMAND_SECONDS)
+        wait(self._process, COMMAND_SECONDS)
 
     def terminate(self) -> None:
         """Send SIGTERM to the command itself, as Kubernetes does to a container."""

@@ -4,10 +4,11 @@ import multiprocessing as mp
 import os
 import queue
 import socket
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from deadlines import Deadline, deadline
 
 
 def free_port() -> int:
@@ -40,8 +41,10 @@ def _work(function: Callable[..., Any], arguments: tuple[Any, ...], environment:
         results.put((rank, False, traceback.format_exc()))
 
 
-def run_ranks(function: Callable[..., Any], *arguments: Any, world_size: int = 2, deadline: float = 120) -> list[Any]:
+def run_ranks(function: Callable[..., Any], *arguments: Any, world_size: int = 2, within: float = 120) -> list[Any]:
     """Call a module-level function on every rank and return the ranks' results, in their order.
+
+    They have `within` seconds of an idle machine.
 
     Raises:
         AssertionError: a rank failed, with its traceback, or the deadline passed, with the ranks still silent.
@@ -55,7 +58,7 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, world_size: int = 2
     ]
     for process in processes:
         process.start()
-    end = time.monotonic() + deadline
+    end = Deadline(within)
     answers: dict[int, Any] = {}
     try:
         while len(answers) < world_size:
@@ -63,7 +66,7 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, world_size: int = 2
                 rank, succeeded, value = results.get(timeout=1)
             except queue.Empty:
                 silent = sorted(set(range(world_size)) - answers.keys())
-                assert time.monotonic() < end, f"ranks {silent} gave no answer within {deadline} s"
+                assert not end.has_passed(), f"ranks {silent} gave no answer within {end.seconds:.0f} s"
                 dead = [rank for rank in silent if processes[rank].exitcode not in (None, 0)]
                 assert not dead, f"ranks {dead} died with {[processes[rank].exitcode for rank in dead]}"
                 continue
@@ -73,7 +76,7 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, world_size: int = 2
         for process in processes:
             if len(answers) < world_size:
                 process.kill()
-            process.join(10)
+            process.join(deadline(10))
             if process.is_alive():
                 process.kill()
     return [answers[rank] for rank in range(world_size)]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deadlines import Deadline, deadline
 from ranks import free_port
 
 PROGRAM = os.environ.get("OPENWANDB") or shutil.which("openwandb")
@@ -82,10 +83,10 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        end = time.monotonic() + START_SECONDS
+        end = Deadline(START_SECONDS)
         while not self._answers():
             assert self._process.poll() is None, (self._data.parent / "server.log").read_text()
-            assert time.monotonic() < end, f"no answer within {START_SECONDS} s"
+            assert not end.has_passed(), f"no answer within {end.seconds:.0f} s"
             time.sleep(0.05)
 
     def _answers(self) -> bool:
@@ -103,7 +104,7 @@ class Server:
 
     def get(self, path: str) -> bytes:
         """Return the answer to a GET."""
-        with urllib.request.urlopen(f"{self.address}/{urllib.parse.quote(path)}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.address}/{urllib.parse.quote(path)}", timeout=deadline(30)) as answer:
             return bytes(answer.read())
 
     def runs(self, project: str) -> list[str]:

@@ -136,3 +136,10 @@ def test_test_files_import_no_other():
     for path in (ROOT / "tests").rglob("*.py"):
         others = {name for name in imported(path) if name.split(".")[-1].startswith("test_")}
         assert not others, f"{path.relative_to(ROOT)} imports {others}: what both need belongs in tests/support"
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    expected = {path.relative_to(PACKAGE) for path in MODULES if path.stem not in ENTRIES}
+    found = {path.relative_to(ROOT / "tests/unit") for path in (ROOT / "tests/unit").rglob("test_*.py")}
+    missing = {path for path in expected if path.with_name(f"test_{path.name}") not in found}
+    assert not missing, f"no tests/unit/WING/test_MODULE.py for {sorted(map(str, missing))}"

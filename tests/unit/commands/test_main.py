@@ -8,7 +8,6 @@ from places import ROOT
 
 import alexnet_dist
 from alexnet_dist.commands import main, train
-from alexnet_dist.config import parse
 from alexnet_dist.distributed.signals import StoppedError
 from alexnet_dist.distributed.watchdog import LostRankError
 from alexnet_dist.errors import UserError
@@ -76,19 +75,3 @@ def test_both_names_of_the_package_load_late():
     assert out.split() == ["False", "True", "True"]
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         alexnet_dist.tarin  # noqa: B018
-
-
-def test_training_from_python_returns_a_result_and_works_again(tmp_path, monkeypatch):
-    import torchvision
-    from tiny import FLAGS, summary, tiny_alexnet
-
-    monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
-    config = parse([*FLAGS, "--out-dir", str(tmp_path / "run"), "--runtime.precision", "fp32"])
-    result = alexnet_dist.train(config)
-    assert (result.folder, result.status) == (tmp_path / "run", "finished")
-    assert result.top1 == summary(result.folder)["final_top1"]
-    assert (result.best_top1, result.best_epoch) == (summary(result.folder)["best_top1"], result.best_epoch)
-    again = alexnet_dist.train(config)
-    assert (again.status, again.top1) == ("nothing to train", result.top1)
-    other = alexnet_dist.train(parse([*FLAGS, "--out-dir", str(tmp_path / "other"), "--runtime.precision", "bf16"]))
-    assert other.status == "finished", "in another precision, in the same process"

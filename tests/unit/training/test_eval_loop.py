@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tiny import records, run, summary, tiny_alexnet
+from tiny import records, summary, tiny_alexnet
 from torch import nn
 
 from alexnet_dist.config import DataConfig, parse
@@ -72,14 +72,13 @@ def test_flip_tta_averages_both_sides(split, accelerator):
     assert (found.top1, found.top1_flip_tta) == pytest.approx(tuple(right[:2]))
 
 
-def test_a_run_uses_flip_tta_at_its_last_evaluation_alone(tmp_path):
-    folder = run(tmp_path / "run")
-    ends = [line for line in records(folder) if "val/top1" in line]
+def test_a_run_uses_flip_tta_at_its_last_evaluation_alone(finished_run):
+    ends = [line for line in records(finished_run) if "val/top1" in line]
     assert ["val/top1_flip_tta" in line for line in ends] == [False, True]
-    assert summary(folder)["final_top1_flip_tta"] == ends[-1]["val/top1_flip_tta"]
-    assert summary(folder)["final_top1"] == ends[-1]["val/top1"]
+    assert summary(finished_run)["final_top1_flip_tta"] == ends[-1]["val/top1_flip_tta"]
+    assert summary(finished_run)["final_top1"] == ends[-1]["val/top1"]
 
 
-def test_evaluated_weights_are_those_of_now(tmp_path):
-    first, second = [line["val/loss"] for line in records(run(tmp_path / "run")) if "val/loss" in line]
+def test_evaluated_weights_are_those_of_now(finished_run):
+    first, second = [line["val/loss"] for line in records(finished_run) if "val/loss" in line]
     assert first != second

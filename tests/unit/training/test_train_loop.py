@@ -59,9 +59,9 @@ def test_learning_rates_follow_the_schedule(tmp_path):
 
 
 @pytest.mark.parametrize("every", [2, 4, 100])
-def test_records_are_means_over_their_steps(tmp_path, every):
+def test_records_are_means_over_their_steps(finished_run, tmp_path, every):
     """Fewer records say the same: the mean of their steps, at multiples of the interval and at the epoch's end."""
-    fine = losses(run(tmp_path / "fine"))
+    fine = losses(finished_run)
     coarse = [r for r in records(run(tmp_path / "coarse", "--log.every-steps", str(every))) if "train/loss" in r]
     ends = sorted({step for step in range(1, 7) if step % every == 0} | {3, 6})
     assert [record["global_step"] for record in coarse] == ends
