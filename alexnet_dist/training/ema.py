@@ -1,7 +1,4 @@
-"""Parameter groups, optimizers, and the learning rate as a pure function of the optimizer step.
-
-There is no scheduler object: nothing to prepare, to save or to step once per process. Knows nothing about processes.
-"""
+"""EMA: an exponential moving average of the weights, which evaluation measures."""
 
 import copy
 

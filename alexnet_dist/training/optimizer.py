@@ -1,7 +1,4 @@
-"""Parameter groups, optimizers, and the learning rate as a pure function of the optimizer step.
-
-There is no scheduler object: nothing to prepare, to save or to step once per process. Knows nothing about processes.
-"""
+"""Optimizers and their parameter groups: SGD, Adam, AdamW, and LARS and LAMB with a trust ratio for each layer."""
 
 import torch
 from torch import nn
