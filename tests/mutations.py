@@ -846,7 +846,7 @@ MUTATIONS = [
         "unit/doctor/test_cli.py::test_quiet_prints_what_is_wrong_alone_and_to_stderr",
     ),
     Mutation(
-        "network claim",
+        "N1",
         "a network that was not evaluated claims the accuracy of the epoch before",
         "commands/network_file.py: result",
         "if not progress.is_evaluated or progress.top1 is None:",
@@ -854,7 +854,7 @@ MUTATIONS = [
         "unit/commands/test_load.py::test_only_what_was_evaluated_claims_a_result",
     ),
     Mutation(
-        "network average",
+        "N1 average",
         "the weights that were not evaluated claim the average's result",
         "training/checkpoint.py: save",
         '{**metadata, "result": None}',
@@ -862,7 +862,7 @@ MUTATIONS = [
         "unit/commands/test_load.py::test_only_what_was_evaluated_claims_a_result",
     ),
     Mutation(
-        "network statistics",
+        "N2",
         "starting weights forget their mean and standard deviation",
         "models/weights.py: starting_weights",
         "statistics = _recorded_statistics(file.metadata, config.weights)",
@@ -870,7 +870,7 @@ MUTATIONS = [
         "unit/commands/test_load.py::test_weights_of_a_run_bring_their_statistics_to_the_next",
     ),
     Mutation(
-        "network NaN",
+        "N2 NaN",
         "weights with a NaN are read",
         "models/weights.py: read",
         "if not bool(torch.isfinite(tensor).all()):",
@@ -878,7 +878,7 @@ MUTATIONS = [
         "unit/models/test_weights.py::test_weights_that_no_network_could_have_are_refused",
     ),
     Mutation(
-        "network best",
+        "N3",
         "a checkpoint in mid-epoch counts with the accuracy of the epoch before",
         "training/checkpoint.py: _top1",
         'evaluated = progress["evaluated"] == progress["step"]',
@@ -886,7 +886,7 @@ MUTATIONS = [
         "unit/training/test_checkpoint.py::test_prune_keeps_the_newest_and_the_best",
     ),
     Mutation(
-        "network modes",
+        "N4",
         "a network file has the mode of the umask",
         "models/weights.py: write",
         "    atomic_files.set_mode(path, FOR_ALL)\n",
@@ -894,7 +894,7 @@ MUTATIONS = [
         "unit/models/test_weights.py::test_colleagues_may_read_it_whatever_the_umask",
     ),
     Mutation(
-        "loop stop",
+        "L1",
         "an evaluation goes on although all agreed to stop",
         "distributed/run_control.py: RunControl.interruptible",
         "if self.after_step() is Request.STOP:",
@@ -902,7 +902,7 @@ MUTATIONS = [
         "unit/distributed/test_run_control.py::test_a_stop_ends_an_evaluation_after_the_same_batch_on_every_rank",
     ),
     Mutation(
-        "loop end",
+        "L2",
         "an epoch goes on beyond the run's last step",
         "training/plan.py: Plan.epoch_end",
         "min(self.steps_per_epoch, progress.batch + self.last_step - progress.step)",
