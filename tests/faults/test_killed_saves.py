@@ -32,7 +32,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one(tmp_path, moment)
     """The process dies without warning (as by SIGKILL) between two steps of the save."""
     code = (
         "import os, sys; sys.path[:0] = ['tests/support', '.']; from pathlib import Path; import checkpoints as t\n"
-        "from alexnet_dist import atomic_files as files\nfrom alexnet_dist.training import checkpoint\n"
+        "from alexnet_dist import atomic_files as files\n"
         "def die_after(count, original):\n"
         "    calls = []\n"
         "    def wrapped(*a, **k):\n"
@@ -41,9 +41,9 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one(tmp_path, moment)
         "        return result\n"
         "    return wrapped\n"
         f"moment = {moment!r}\n"
-        "if moment in ('model', 'optimizer'):\n"
-        "    checkpoint._save_tensors = die_after(moment == 'optimizer', checkpoint._save_tensors)\n"
-        "elif moment == 'manifest': files.write_text = die_after(1, files.write_text)\n"
+        "import safetensors.torch as st\n"
+        "if moment in ('model', 'optimizer'): st.save_file = die_after(moment == 'optimizer', st.save_file)\n"
+        "elif moment == 'manifest': files.write_text = die_after(2, files.write_text)\n"
         "else: Path.rename = die_after(0, Path.rename)\n"
         f"t.save(Path({str(tmp_path)!r}), step=2)\n"
     )
