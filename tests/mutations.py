@@ -393,8 +393,8 @@ MUTATIONS = [
         "H2",
         "a refused process is started again",
         "distributed/launch_checks.py: check_launch",
-        "            atexit.register(",
-        "            _ = (",
+        "            atexit.register(os.kill, ",
+        "            _ = (os.kill, ",
         "ranks/test_hosts.py::test_a_mistake_is_one_line_on_each_host_and_ends_all_without_restarts",
     ),
     Mutation(

@@ -13,6 +13,8 @@ from alexnet_dist.errors import UserError
 
 WAIT_FOR_FIRST = 30.0
 """Seconds that the other processes of a node wait for its first one to print the error."""
+WAIT_FOR_HOSTS = 5.0
+"""Seconds until the launcher is ended, for the other machines to print their errors: they end with it."""
 
 
 def check_launch(config: Config) -> None:
@@ -31,6 +33,8 @@ def check_launch(config: Config) -> None:
             if os.environ["LOCAL_RANK"] != "0":
                 time.sleep(WAIT_FOR_FIRST)  # it ends the launcher, and the launcher this one
             atexit.register(os.kill, os.getppid(), signal.SIGTERM)  # once the error is printed
+            if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+                atexit.register(time.sleep, WAIT_FOR_HOSTS)  # called before the one above
         raise
 
 
