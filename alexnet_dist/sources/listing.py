@@ -1,0 +1,75 @@
+"""Listing: the images of a source by split, encoded and with labels, before anything is decoded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int64]
+
+
+class Extents(NamedTuple):
+    """Places of encoded images within files that stay where they are: a file of a folder, a member of a tar."""
+
+    files: Sequence[str]
+    """Absolute paths; what is not UTF-8 is escaped by surrogates, as `os.fsdecode` does."""
+    file: npt.NDArray[np.int32]
+    """(N,) index into `files` of each image's file."""
+    offset: npt.NDArray[np.int64]
+    """(N,) bytes before the image in its file."""
+    length: npt.NDArray[np.int64]
+    """(N,) bytes of the encoded image."""
+
+
+class EncodedImages(ABC):
+    """Encoded images of a split (JPEG, PNG, WebP, ...) in a fixed order. Any thread may call its methods.
+
+    Args:
+        labels: (N,) int64 in [0, number of classes).
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """Return the bytes of an encoded image.
+
+        Raises:
+            UserError: they cannot be read; the message names the file.
+        """
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """Return the place of an image for error messages: its file's path, or `train[4] of FILE.parquet`."""
+
+    def extents(self) -> Extents | None:
+        """Return where the images lie, if each can be read from its file by offset; None if they must be copied."""
+        return None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds: images, labels and class names; no image has been decoded."""
+
+    name: str
+    """Of the data set: a folder's name, a Hub id."""
+    class_names: tuple[str, ...]
+    train: EncodedImages
+    test: EncodedImages | None
+    """The evaluation split; None where the source has none with labels, and training images must be held out."""
+    evaluated_on: str
+    """Name of the evaluation split as the source calls it: test, validation, val, ...; empty without one."""
+    key: str
+    """SHA-256, hexadecimal, of what identifies the content without reading it: names, sizes and times, or Hub id and
+    revision. Equal keys mean that a prepared store may be used again."""
+    notes: tuple[str, ...] = ()
+    """Choices that were guessed or made for the user, one sentence each, for the run card."""
