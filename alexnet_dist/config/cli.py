@@ -21,7 +21,7 @@ from alexnet_dist.errors import UserError
 
 # What a resumed run may change: how long, where and how it runs and is recorded, not what it computes.
 MAY_CHANGE_ON_RESUME = re.compile(
-    r"epochs|out_dir|resume|max_steps|profile|data\.(cache_dir|fallback)|(runtime|log|wandb|checkpoint)\..*"
+    r"epochs|out_dir|resume|max_steps|profile|data\.(cache_dir|fallback|threads|verify)|(runtime|log|wandb|checkpoint)\..*"
 )
 RECIPES = Path(__file__).with_name("recipes")
 """Configurations that come with the package; `--config` finds them by name."""

@@ -39,27 +39,51 @@ class DataConfig:
     """What to train on, and how images reach the network."""
 
     dataset: str = "cifar10"
-    """cifar10, digits, synthetic, a Hub id (owner/name), or a local folder in Hub or ImageFolder layout."""
+    """cifar10, digits, synthetic, a Hub id (owner/name), a folder (class folders, parquet, tars), a zip or an .npz."""
+    config: str | None = None
+    """Configuration of a Hub data set that has several."""
     revision: str | None = None
     """Git revision of a Hub data set; pins the run to exactly that data."""
+    train_split: str | None = None
+    """Split to train on (default: train)."""
+    eval_split: str | None = None
+    """Split to evaluate on (default: test, else validation; without one with labels, training images held out)."""
+    image_column: str | None = None
+    """Column of the images (default: the only one that holds images)."""
+    label_column: str | None = None
+    """Column of the labels (default: a guess by type and name, told in the run card)."""
     fallback: Literal["none", "digits"] = "none"
     """What to train on when the Hub cannot be reached: nothing (an error), or digits."""
     batch_size: int = 256
     """Global batch: images per optimizer step over all processes together."""
     image_size: int = 224
-    """Side to which images are enlarged, in pixels (at least 63)."""
+    """Side of the network's input in pixels (at least 63)."""
+    fit: Literal["auto", "enlarge", "crop"] = "auto"
+    """How images become inputs: small squares of one size are enlarged, all else is resized and cropped; or either."""
+    crop_scale: float = 0.08
+    """Smallest share of an image's area that a random resized crop of training may take."""
+    store: Literal["auto", "array", "pixels", "encoded"] = "auto"
+    """How a node keeps the images: one array, pixels of reduced size, or the originals; auto by size and free space."""
+    stored_size: int = 256
+    """Short side in pixels to which the store `pixels` reduces images, their aspect kept."""
+    threads: int | None = None
+    """Threads that decode and crop photographs in each process (default: its share of the node's cores)."""
+    verify: bool = False
+    """Hash all prepared images at the start and compare them with what was recorded when they were prepared."""
     limit: int | None = None
     """Use only this many images of each split, chosen by a fixed hash: for debugging."""
     val_fraction: float = 0.0
     """Evaluate on this share of the training images, held out by a fixed hash; the test split then stays unread."""
     augment: bool = True
-    """Random crop (reflection padding of 1/8), flip every second epoch (never digits), and cutout; or none of them."""
+    """Random crop (shift by up to 1/8, or random resized crop), flip every second epoch (never digits), cutout."""
     cutout: float = 0.25
     """Blot out a square of this share of the side at a random place of each training image; 0 for none."""
     mixup: float | None = None
     """Blend each training image and its label with another by shares from Beta(a, a), a being this value."""
     cutmix: float | None = None
     """Replace a box in each training image by another's, with an area from Beta(a, a), a being this value."""
+    pca_color: float | None = None
+    """AlexNet's own colour augmentation: standard deviation of the shifts along the pixels' principal axes, as 0.1."""
     normalize: bool = True
     """Standardise each channel by the training split (by ImageNet, with its weights); else values lie in [0, 1]."""
     cache_dir: Path | None = None
@@ -70,11 +94,14 @@ class DataConfig:
             self, "data.", batch_size="[1, inf)", image_size=f"[{SMALLEST_IMAGE}, {LARGEST_IMAGE}]", limit="[1, inf)"
         )
         _check(self, "data.", val_fraction="[0, 1)", cutout="[0, 1]", mixup="(0, inf)", cutmix="(0, inf)")
+        _check(self, "data.", crop_scale="(0, 1]", stored_size="[1, inf)", threads="[1, inf)", pca_color="(0, inf)")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
         mixes = [option for option in (self.mixup, self.cutmix) if option is not None]
         _require(len(mixes) < 2, "--data.mixup and --data.cutmix exclude each other: choose one")
-        excluded = "--data.no-augment excludes --data.mixup and --data.cutmix: they are augmentation"
-        _require(self.augment or not mixes, excluded)
+        excluded = "--data.no-augment excludes --data.mixup, --data.cutmix and --data.pca-color: they are augmentation"
+        _require(self.augment or not (mixes or self.pca_color), excluded)
+        crossed = (self.fit, self.store) in {("enlarge", "pixels"), ("enlarge", "encoded"), ("crop", "array")}
+        _require(not crossed, f"--data.fit {self.fit} excludes --data.store {self.store}: arrays hold what is enlarged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +128,23 @@ class OptimConfig:
     """How the weights move."""
 
     name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adamw"
-    """Optimizer; sgd has Nesterov momentum 0.9. lars and lamb are sgd and adamw with a trust ratio for each layer."""
+    """Optimizer; sgd and lars have momentum 0.9. lars and lamb are sgd and adamw with a trust ratio for each layer."""
+    nesterov: bool = True
+    """Nesterov's momentum for sgd and lars; else plain momentum."""
     lr: float = 5e-4
     """Peak learning rate, before scale-lr."""
     scale_lr: Literal["none", "sqrt", "linear"] = "none"
     """Multiply the rate by (global batch / 256), by its square root, or not at all."""
-    schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
-    """Learning rate after the warm-up: constant, cosine to 0, or one-cycle (cosine from lr/25 up and down to 0)."""
+    schedule: Literal["constant", "cosine", "one-cycle", "step"] = "cosine"
+    """Learning rate after the warm-up: constant, cosine to 0, one-cycle (cosine from lr/25 up and down to 0), steps."""
+    step_epochs: int = 30
+    """Epochs after each of which the schedule `step` divides the rate by ten."""
     warmup_epochs: float | None = None
-    """Epochs of rising learning rate (default: of the run, 30 % for one-cycle, 1/15 for cosine, none if constant)."""
+    """Epochs of rising learning rate (default: of the run, 30 % for one-cycle, 1/15 for cosine, else none)."""
     weight_decay: float | None = None
-    """Decay of weights, never biases: decoupled for adamw and lamb, L2 for the others (default: adamw 0.5, else 0)."""
+    """Decay of the weights: decoupled for adamw and lamb, L2 for the others (default: adamw 0.5, else 0)."""
+    decay_biases: bool = False
+    """Apply the weight decay to biases too."""
     clip_norm: float | None = None
     """Clip the gradient's global norm to this value."""
     label_smoothing: float = 0.1
@@ -124,6 +157,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check(self, "optim.", lr="(0, inf)", clip_norm="(0, inf)", label_smoothing="[0, 1)", ema="(0, 1)")
         _check(self, "optim.", warmup_epochs="[0, inf)", weight_decay="[0, inf)", accumulate="[1, inf)")
+        _check(self, "optim.", step_epochs="[1, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)

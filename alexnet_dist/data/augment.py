@@ -12,10 +12,12 @@ import numpy.typing as npt
 import torch
 
 from alexnet_dist import rng
+from alexnet_dist.architecture import Channels
 
 CROP, FLIP, CUTOUT, BOX, SHARE = slice(0, 2), 2, slice(3, 5), slice(5, 9), 9  # columns of the drawn numbers
+COLOR = slice(10, 13)  # columns that are there with colour augmentation only
 NUM_COLUMNS = 10
-WHOLE = 1 << 16  # a share of 1 in a mixture: shares are integers, in units of 1/65536
+WHOLE = 1 << 16  # 1 in units of drawn numbers that are no integers: shares of a mixture, shifts of colour
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Augment:
         mix: how an image is mixed with a partner; None for not at all.
         mix_alpha: alpha of Beta(alpha, alpha), from which shares are drawn.
         fill: (R, G, B) in [0, 255] of the cutout square.
+        crops: whether images are shifted; False for photographs, whose crops are made as they are decoded.
+        axes: colour augmentation: three principal axes of the pixels' colours in [0, 1], each as long as the standard
+            deviation of shifts along it; None for none.
     """
 
     source_size: int
@@ -41,6 +46,8 @@ class Augment:
     mix: Literal["mixup", "cutmix"] | None
     mix_alpha: float
     fill: tuple[int, int, int]
+    crops: bool = True
+    axes: tuple[Channels, Channels, Channels] | None = None
 
     def draws(self, epoch: int) -> torch.Tensor:
         """Return an epoch's random numbers of each training image.
@@ -49,13 +56,15 @@ class Augment:
         ways equally often (Jordan, arXiv:2404.00498, "alternating flip").
 
         Returns:
-            (N, 10) int64 on the CPU: row and column offset of the crop, in [0, 2 * padding]; flip, in {0, 1}; row and
+            (N, 10) int32 on the CPU: row and column offset of the crop, in [0, 2 * padding]; flip, in {0, 1}; row and
             column of the cutout's centre; top, bottom, left and right of the box taken from the partner; the image's
-            share in the mixture, in units of 1/65536.
+            share in the mixture, in units of 1/65536. With colour augmentation (N, 13): the shifts along the three
+            axes, in the same units.
         """
         count, size = self.num_images, self.source_size
-        table = np.zeros((count, NUM_COLUMNS), np.int64)
-        table[:, CROP] = rng.generator(self.seed, "crop", epoch).integers(0, 2 * _padding(size) + 1, (count, 2))
+        table = np.zeros((count, NUM_COLUMNS + 3 * (self.axes is not None)), np.int32)
+        if self.crops:
+            table[:, CROP] = rng.generator(self.seed, "crop", epoch).integers(0, 2 * _padding(size) + 1, (count, 2))
         if self.flips:
             table[:, FLIP] = (rng.generator(self.seed, "flip").integers(0, 2, count) + epoch) % 2
         if self.cutout:
@@ -69,6 +78,8 @@ class Augment:
                 top, bottom, left, right = table[:, BOX].T
                 own = 1 - (bottom - top) * (right - left) / size**2  # what lies beyond the border is not taken
             table[:, SHARE] = np.rint(own * WHOLE)
+        if self.axes is not None:
+            table[:, COLOR] = np.rint(rng.generator(self.seed, "color", epoch).normal(size=(count, 3)) * WHOLE)
         return torch.from_numpy(table)
 
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
@@ -76,12 +87,12 @@ class Augment:
 
         Args:
             images: (B, 3, S, S) uint8.
-            draws: (B, 10) int64, the rows of `draws()` of these images.
+            draws: (B, 10) int32, the rows of `draws()` of these images.
 
         Returns:
             (B, 3, S, S) uint8, channels_last.
         """
-        images = crop_and_flip(images, draws)
+        images = crop_and_flip(images, draws) if self.crops else flip(images, draws)
         side = round(self.cutout * self.source_size)
         if side == 0:
             return images
@@ -89,6 +100,15 @@ class Augment:
         corners = torch.stack([first[:, 0], first[:, 0] + side, first[:, 1], first[:, 1] + side], dim=1)
         fill = torch.tensor(self.fill, dtype=torch.uint8, device=images.device).view(3, 1, 1)
         return torch.where(_inside(corners, self.source_size), fill, images)
+
+    def colors(self, draws: torch.Tensor) -> torch.Tensor | None:
+        """Return what is added to all pixels of each image: (B, 3) float32, in [0, 1]; None without.
+
+        Source: Krizhevsky et al. 2012, section 4.1. The sum is not clipped.
+        """
+        if self.axes is None:
+            return None
+        return (draws[:, COLOR].float() / WHOLE) @ torch.tensor(self.axes, device=draws.device)
 
 
 def mix(images: torch.Tensor, partners: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
@@ -99,7 +119,7 @@ def mix(images: torch.Tensor, partners: torch.Tensor, draws: torch.Tensor) -> to
     Args:
         images: (B, 3, S, S) uint8, augmented.
         partners: (B, 3, S, S) uint8, augmented.
-        draws: (B, 10) int64, the rows of `Augment.draws` of `images`.
+        draws: (B, 10) int32, the rows of `Augment.draws` of `images`.
 
     Returns:
         (B, 3, S, S) uint8; a blend is rounded to the nearest value.
@@ -131,6 +151,23 @@ def _inside(corners: torch.Tensor, size: int) -> torch.Tensor:
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
+def flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Return images, (B, 3, S, S) uint8, some of them flipped: those with a 1 in the column of `Augment.draws`."""
+    return torch.where(draws[:, FLIP, None, None, None] == 1, images.flip(-1), images)
+
+
+def principal_axes(covariance: npt.NDArray[np.float64], deviation: float) -> tuple[Channels, Channels, Channels]:
+    """Return the axes of colour augmentation: eigenvectors, each times its eigenvalue and the deviation.
+
+    Args:
+        covariance: (3, 3), of the training pixels' channels in [0, 1].
+        deviation: of the normal numbers that the axes are multiplied with; 0.1 in the paper.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    first, second, third = ((r, g, b) for r, g, b in (vectors * values * deviation).T.tolist())
+    return first, second, third
+
+
 def _padding(source_size: int) -> int:
     """Return the largest shift of a crop, in pixels."""
     return source_size // 8  # 4 of CIFAR-10's 32 pixels, as in most published recipes
@@ -141,7 +178,7 @@ def crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
     Args:
         images: (B, 3, S, S) uint8.
-        draws: (B, 3) int64 or wider: row offset, column offset, flip, the first columns of `Augment.draws`.
+        draws: (B, 3) int32 or wider: row offset, column offset, flip, the first columns of `Augment.draws`.
 
     Returns:
         (B, 3, S, S) uint8, channels_last.

@@ -1,28 +1,34 @@
-"""Inputs: the steps from stored uint8 images to the network's input, on the device: augment, enlarge, normalise.
+"""Inputs: the steps from loaded uint8 images to the network's input, on the device: augment, enlarge, normalise.
 
-Augmentation works on the small image, where it is cheap (`augment.py`); enlargement is Pillow's bilinear resize to the
-bit (`resize.py`); the result is written once, in the dtype and layout that conv1 reads. No function here depends on
-ranks.
+Augmentation works on the image before it is enlarged, where it is cheap (`augment.py`); enlargement is Pillow's
+bilinear resize to the bit (`resize.py`); the result is written once, in the dtype and layout that conv1 reads.
+Photographs come from the loader in the size of the input (`crops.py`). No function here depends on ranks.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from alexnet_dist.architecture import SMALLEST_IMAGE, Channels
 from alexnet_dist.config import LARGEST_IMAGE
-from alexnet_dist.data import augment
+from alexnet_dist.data import augment, crops
 from alexnet_dist.data.loader import Batch
 from alexnet_dist.data.resize import enlarge
 from alexnet_dist.errors import UserError
 
 CACHED_IMAGES = 4
 """Images that a CPU works on at once: 2.4 MB in float32 at 224, so that all passes stay within the cores' caches."""
-RESIZE = "Pillow's Image.resize, bilinear, on uint8"
+RESIZE = {
+    "enlarge": "Pillow's Image.resize, bilinear, on uint8",
+    "crop": "torchvision.transforms.v2 on uint8: short side to image_size * 256 / 224, centre crop, antialiased",
+}
+"""How an image becomes an input in evaluation, by `InputSpec.fit`."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +37,35 @@ class InputSpec:
 
     image_size: int
     """Side of the input in pixels."""
-    stored_size: int
-    """Side of the images that are enlarged to it."""
+    stored_size: int | None
+    """Side of the images that are enlarged to it. Of photographs: the short side to which they are reduced before they
+    are resized again and cropped; None where the originals are."""
     mean: Channels
     """Per channel, in [0, 1], subtracted; 0 with a `std` of 1 leaves values in [0, 1]."""
     std: Channels
     """Per channel, divided by."""
+    fit: Literal["enlarge", "crop"] = "enlarge"
+
+    @property
+    def enlargement(self) -> float:
+        """Side of the input over that of the image it is enlarged from; 1 for photographs."""
+        return self.image_size / self.stored_size if self.fit == "enlarge" and self.stored_size else 1.0
+
+    def fitted(self, picture: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Return a photograph as the loader gives it to `Inputs` in evaluation.
+
+        Args:
+            picture: (H, W, 3) uint8, RGB, EXIF orientation applied.
+
+        Returns:
+            (3, S, S) uint8.
+        """
+        stored = picture if self.stored_size is None else crops.shrunk(picture, self.stored_size)
+        return crops.evaluation_view(stored, self.image_size)
 
     def to_json(self) -> dict[str, Any]:
         """Return the `input` entry of a network file's metadata."""
-        return asdict(self) | {"fit": "enlarge", "resize": RESIZE, "channels": "RGB"}
+        return asdict(self) | {"resize": RESIZE[self.fit], "channels": "RGB"}
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> InputSpec:
@@ -50,11 +75,12 @@ class InputSpec:
             UserError: a key of the entry is missing or wrong, or the entry asks for inputs of another version.
         """
         try:
-            mean, std = _channels(entry["mean"]), _channels(entry["std"])
-            found = cls(int(entry["image_size"]), int(entry["stored_size"]), mean, std)
+            fit, stored = entry["fit"], entry["stored_size"]
+            stored = None if stored is None and fit == "crop" else int(stored)
+            found = cls(int(entry["image_size"]), stored, _channels(entry["mean"]), _channels(entry["std"]), fit)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"its metadata does not say how inputs are made ({error!r})") from None
-        if entry.get("fit") != "enlarge" or not SMALLEST_IMAGE <= found.image_size <= LARGEST_IMAGE:
+        if found.fit not in RESIZE or not SMALLEST_IMAGE <= found.image_size <= LARGEST_IMAGE:
             raise UserError(f"its metadata asks for inputs that this version cannot make: {entry}")
         return found
 
@@ -83,14 +109,15 @@ class Inputs:
     augment: augment.Augment | None = None
 
     def draws(self, epoch: int, device: torch.device) -> torch.Tensor | None:
-        """Return an epoch's random numbers, (N, 10) int64 for N training images; None without augmentation."""
+        """Return an epoch's random numbers, (N, 10) int32 for N training images; None without augmentation."""
         return None if self.augment is None else self.augment.draws(epoch).to(device)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the network's input for images without augmentation.
+    def __call__(self, images: torch.Tensor, colors: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the network's input for images without augmentation, that of colours aside.
 
         Args:
             images: (B, 3, S, S) uint8, S at most `spec.image_size`.
+            colors: (B, 3) float32 in [0, 1], added to all pixels of each image; None for nothing.
 
         Returns:
             (B, 3, P, P) of `dtype`, channels_last; in [0, 1] or normalised, with the margin.
@@ -101,7 +128,8 @@ class Inputs:
         mean, std = (_row(values, size, images.device, arithmetic) for values in (self.spec.mean, self.spec.std))
         for start in range(0, len(images), at_once):
             part = enlarge(images[start : start + at_once], size).permute(0, 2, 3, 1).flatten(2)
-            inner[start : start + at_once] = part.to(arithmetic).sub_(mean).div_(std)
+            shift = mean if colors is None else mean - _rows(colors[start : start + at_once], size, arithmetic)
+            inner[start : start + at_once] = part.to(arithmetic).sub_(shift).div_(std)
         return inputs
 
     def augmented(self, batch: Batch, draws: torch.Tensor | None) -> torch.Tensor:
@@ -115,13 +143,15 @@ class Inputs:
             As `__call__`.
         """
         images = batch["images"]
-        if draws is not None:
-            assert self.augment is not None
-            images = self.augment(images, draws[batch["ids"]])
-            if "partner_ids" in batch:
-                partners = self.augment(batch["partner_images"], draws[batch["partner_ids"]])
-                images = augment.mix(images, partners, draws[batch["ids"]])
-        return self(images)
+        if draws is None:
+            return self(images)
+        assert self.augment is not None
+        own = draws[batch["ids"]]
+        images = self.augment(images, own)
+        if "partner_ids" in batch:
+            partners = self.augment(batch["partner_images"], draws[batch["partner_ids"]])
+            images = augment.mix(images, partners, own)
+        return self(images, self.augment.colors(own))
 
     def pictures(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return inputs of the network as pictures, for people.
@@ -156,3 +186,8 @@ class Inputs:
 def _row(values: Channels, size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Return one value per channel, on the scale of stored images, repeated along a row of pixels."""
     return torch.tensor(values, device=device, dtype=dtype).mul(255).repeat(size)
+
+
+def _rows(colors: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return (B, 1, 3 * size): each image's (B, 3) colours, on the scale of stored images, along a row of pixels."""
+    return colors.to(dtype).mul(255).repeat(1, size)[:, None]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from alexnet_dist.config import OptimConfig
 
-RISE = {"one-cycle": 0.3, "cosine": 1 / 15, "constant": 0.0}
+RISE = {"one-cycle": 0.3, "cosine": 1 / 15, "constant": 0.0, "step": 0.0}
 """Share of the run with a rising rate, by schedule; one-cycle's is the default of torch's OneCycleLR, as is"""
 ONE_CYCLE_START = 1 / 25
 """the share of the peak at which one-cycle begins (Smith & Topin, arXiv:1708.07120)."""
@@ -48,6 +48,8 @@ class LearningRate:
             return self.peak_lr * (step + 1) / (rise + 1)  # linear, and above 0 at the first step
         if schedule == "constant":
             return self.peak_lr
+        if schedule == "step":
+            return self.peak_lr * 0.1 ** (step // (self.config.step_epochs * self.steps_per_epoch))
         return self.peak_lr * (1 - _half_cosine((step - rise) / max(1.0, self.total_steps - rise)))
 
 

@@ -11,20 +11,20 @@ LARS_TRUST = 0.001  # the coefficient of the LARS paper
 
 
 def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Return a fused optimizer over two groups: weights, which may decay, and biases, which never do.
+    """Return a fused optimizer over two groups: weights, which may decay, and biases, which do if asked.
 
-    Source of the rule for biases: Jia et al., arXiv:1807.11205.
+    Source of the default, that biases do not: Jia et al., arXiv:1807.11205.
     """
     weights = [tensor for name, tensor in model.named_parameters() if not name.endswith(".bias")]
     biases = [tensor for name, tensor in model.named_parameters() if name.endswith(".bias")]
     decay = DECAY.get(config.name, 0.0) if config.weight_decay is None else config.weight_decay
     groups = [
         {"params": weights, "weight_decay": decay, "trusts": True},
-        {"params": biases, "weight_decay": 0.0, "trusts": False},
+        {"params": biases, "weight_decay": decay if config.decay_biases else 0.0, "trusts": False},
     ]
     if config.name in ("sgd", "lars"):
         descent = Lars if config.name == "lars" else torch.optim.SGD
-        return descent(groups, lr=config.lr, momentum=MOMENTUM, nesterov=True, fused=True)
+        return descent(groups, lr=config.lr, momentum=MOMENTUM, nesterov=config.nesterov, fused=True)
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lamb": Lamb}
     return kinds[config.name](groups, lr=config.lr, fused=True)
 
