@@ -62,7 +62,7 @@ def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypa
     # In place of what tiny.run gives its small runs: the recipe's own sizes.
     monkeypatch.setattr("tiny.FLAGS", ["--log.every-steps", "1", "--log.trackers"])
     monkeypatch.setattr(eval_loop, "evaluate", _no_evaluation)
-    folder = run(tmp_path / "run", *flags, real=True)
+    folder = run(tmp_path / "run", *flags, network=torchvision.models.alexnet)
     ours = [record["train/loss"] for record in records(folder) if "train/loss" in record]
     order = sampler.GlobalBatches(len(sources.load(DataConfig(dataset=DATASET)).train), BATCH, seed=0, drop_last=True)
     inputs, losses = lecture_losses([ids for ids, _ in zip(order, range(STEPS), strict=False)])

@@ -1,6 +1,7 @@
 """AlexNet's shape with narrow layers, and short runs of train.py with it: 0.6 million parameters instead of 57."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,20 @@ FLAGS = """--data.dataset synthetic --data.limit 52 --data.batch-size 16 --data.
 
 def tiny_alexnet(*, num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
     """Stand in for torchvision.models.alexnet: the same keys and kernels in conv1 and conv2, everything else narrow."""
-    model = torchvision.models.AlexNet(num_classes=2, dropout=dropout)
+    with torch.device("meta"):  # drawing the weights of the wide layers would take 0.7 s
+        model = torchvision.models.AlexNet(num_classes=2, dropout=dropout)
+    model.features[0] = nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2)
+    model.features[3] = nn.Conv2d(64, 192, kernel_size=5, padding=2)
+    return narrowed(model, num_classes)
+
+
+def golden_alexnet(*, num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
+    """Return the same network with the weights that the golden losses were measured from: drawn after all wide ones."""
+    return narrowed(torchvision.models.AlexNet(num_classes=2, dropout=dropout), num_classes)
+
+
+def narrowed(model: torchvision.models.AlexNet, num_classes: int) -> nn.Module:
+    """Replace the layers behind conv2."""
     for index, (inputs, outputs) in ((6, (192, 16)), (8, (16, 16)), (10, (16, 16))):
         model.features[index] = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
     for index, (inputs, outputs) in ((1, (16 * 36, 32)), (4, (32, 32)), (6, (32, num_classes))):
@@ -33,15 +47,14 @@ def tiny_alexnet(*, num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
     return model
 
 
-def run(folder: Path, *flags: str, real: bool = False, reported: bool = False) -> Path:
-    """Train in this process and return the run folder."""
+def run(folder: Path, *flags: str, network: Callable[..., nn.Module] = tiny_alexnet, reported: bool = False) -> Path:
+    """Train in this process, a network in place of torchvision's AlexNet, and return the run folder."""
     config = parse([*FLAGS, "--out-dir", str(folder), *flags])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hardware, "matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
         if not reported:
             patch.setattr(page, "write", lambda _: None)  # and so does its page
-        if not real:
-            patch.setattr(torchvision.models, "alexnet", tiny_alexnet)
+        patch.setattr(torchvision.models, "alexnet", network)
         train.train(config)
     return folder
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tiny import losses, records, run
+from tiny import golden_alexnet, losses, records, run
 
 from alexnet_dist.data import augment
 from alexnet_dist.training import train_loop
@@ -21,7 +21,8 @@ GOLDEN_WITHOUT_DROPOUT = [2.253221, 2.353596, 2.304852, 2.259704, 2.275433, 2.25
     ("flags", "golden"), [([], GOLDEN), (["--model.dropout", "0"], GOLDEN_WITHOUT_DROPOUT)], ids=["dropout", "none"]
 )
 def test_golden_losses(tmp_path, flags, golden):
-    assert losses(run(tmp_path / "run", "--optim.lr", "3e-3", *flags)) == pytest.approx(golden, rel=1e-4)
+    found = losses(run(tmp_path / "run", "--optim.lr", "3e-3", *flags, network=golden_alexnet))
+    assert found == pytest.approx(golden, rel=1e-4)
 
 
 def test_mixed_images_count_for_both_labels(tmp_path, monkeypatch):
