@@ -13,15 +13,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist  # noqa: TID251 - a group of CPU messages beside the one for gradients
 from accelerate import Accelerator
 
-REQUEST = "save"
-"""Name of the file in the run folder that asks for a checkpoint."""
 REPEAT_SECONDS = 5.0
 """Time in which a second SIGTERM counts as the first: schedulers signal all processes, and launchers pass theirs on."""
 LOOK_SECONDS = 1.0
@@ -66,7 +63,7 @@ class Requests:
         """The request that all ranks agreed on and that is not fulfilled yet."""
         self.signal = signal.SIGTERM
         """The signal that asked for the end, if it came to this rank."""
-        self._request = folder / REQUEST if accelerator.is_main_process else None
+        self._file = folder / "save" if accelerator.is_main_process else None
         # A SimpleQueue is made for signal handlers: nothing is lost where one interrupts a `get`.
         self._own: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._seen: dict[int, float] = {}  # when each signal first came
@@ -86,7 +83,7 @@ class Requests:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _take(self, number: int, _frame: FrameType | None) -> None:
+    def _take(self, number: int, _frame: object) -> None:
         request = BY_SIGNAL[signal.Signals(number)]
         if request is Request.STOP:
             patience = REPEAT_SECONDS if number == signal.SIGTERM else 0.0
@@ -114,8 +111,12 @@ class Requests:
         A rank's request counts one step later, on all ranks: the message travels while the next step is computed.
         """
         # ---- this rank's largest request since the last call
-        self._look_for_file()
         asked = Request.NONE
+        if self._file is not None and time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if self._file.exists():
+                self._file.unlink(missing_ok=True)
+                asked = Request.SAVE
         while not self._own.empty():
             asked = max(asked, self._own.get_nowait())
 
@@ -140,11 +141,3 @@ class Requests:
         if self.agreed is Request.STOP:
             raise StoppedError(self.signal)
         self.agreed = Request.NONE
-
-    def _look_for_file(self) -> None:
-        if self._request is None or time.monotonic() - self._looked < LOOK_SECONDS:
-            return
-        self._looked = time.monotonic()
-        if self._request.exists():
-            self._request.unlink(missing_ok=True)
-            self.ask(Request.SAVE)

@@ -17,7 +17,6 @@ from alexnet_dist.distributed.hardware import device_name, synchronize
 from alexnet_dist.distributed.network import interface_towards
 
 Facts = dict[str, Any]
-SYSFS = Path("/sys/class")
 ROUNDS = 3  # the best of them counts, as for matrix products
 
 
@@ -82,7 +81,7 @@ def words(facts: Mapping[str, Any]) -> str:
     return text
 
 
-def interconnect(environment: Mapping[str, str], *, sysfs: Path = SYSFS) -> str:
+def interconnect(environment: Mapping[str, str], *, sysfs: Path = Path("/sys/class")) -> str:
     """Return the link by which this host reaches the first one, with its speed where the system knows it.
 
     InfiniBand where there is an active port, as NCCL prefers it; else the network interface that is chosen by
