@@ -376,7 +376,7 @@ MUTATIONS = [
     Mutation(
         "H1",
         "gloo listens on the address of the host's name",
-        "distributed/network.py: gloo_interface",
+        "distributed/topology.py: gloo_interface",
         "return None if found == _loopback() else found",
         "return None",
         "ranks/test_hosts.py::test_hosts_compute_what_one_process_does",
@@ -505,8 +505,8 @@ MUTATIONS = [
         "doctor shm",
         "any size passes",
         "doctor/checks_hardware.py: shared_memory",
-        "if size < SMALL_SHM:",
-        "if False:",
+        ".total) < SMALL_SHM:",
+        ".total) < 0:",
         "unit/doctor/test_checks_hardware.py::test_shared_memory_matters_between_the_gpus_of_a_node",
     ),
     Mutation(
@@ -896,10 +896,10 @@ MUTATIONS = [
     Mutation(
         "L1",
         "an evaluation goes on although all agreed to stop",
-        "distributed/run_control.py: RunControl.interruptible",
+        "distributed/signals.py: RunControl.interruptible",
         "if self.after_step() is Request.STOP:",
         "if self.after_step() is None:",
-        "unit/distributed/test_run_control.py::test_a_stop_ends_an_evaluation_after_the_same_batch_on_every_rank",
+        "unit/distributed/test_signals.py::test_a_stop_ends_an_evaluation_after_the_same_batch_on_every_rank",
     ),
     Mutation(
         "L2",

@@ -11,8 +11,8 @@ from accelerate import Accelerator, DataLoaderConfiguration, state, utils
 
 from alexnet_dist.config import Config
 from alexnet_dist.distributed.hardware import cpu_threads, keep_freed_memory
-from alexnet_dist.distributed.network import gloo_interface
 from alexnet_dist.distributed.precision import Precision, resolve_precision
+from alexnet_dist.distributed.topology import gloo_interface
 from alexnet_dist.errors import UserError, first_line
 
 T = TypeVar("T")

@@ -135,8 +135,7 @@ def shared_memory(path: Path = Path("/dev/shm"), *, gpu_processes: int) -> Check
     """Check the size of /dev/shm, which NCCL uses between processes of a node; None for fewer than two on GPUs."""
     if gpu_processes < 2 or not path.is_dir():
         return None
-    size = shutil.disk_usage(path).total
-    if size < SMALL_SHM:
+    if (size := shutil.disk_usage(path).total) < SMALL_SHM:
         remedy = "start the container with --shm-size=1g or --ipc=host"
         return warning("shared mem", f"{path} has {size / 1e6:,.0f} MB, and NCCL may need 1 GB: {remedy}")
     return ok("shared mem", f"{path} has {size / 1e9:.1f} GB")

@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from alexnet_dist.distributed.network import interface_towards
+from alexnet_dist.distributed.topology import interface_towards
 from alexnet_dist.doctor.check_result import CheckResult, Nodes, error, ok, warning, within
 from alexnet_dist.errors import UserError, first_line
 

@@ -207,8 +207,7 @@ def versions(reports: Sequence[Report]) -> CheckResult:
 def options(reports: Sequence[Report]) -> CheckResult:
     """Check that all nodes have the same options."""
     head = reports[0]
-    other = next((report for report in reports if report.command != head.command), None)
-    if other is None:
+    if (other := next((report for report in reports if report.command != head.command), None)) is None:
         return ok("options", "the same on all nodes")
     mine, theirs = flat(dict(head.command)), flat(dict(other.command))
     key = next(key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key))
