@@ -31,10 +31,7 @@ HOMES = {
     "jinja2": {"report/page"},
     "plotly": {"report/page"},
     "accelerate": {
-        *(
-            f"distributed/{name}"
-            for name in ("accelerator", "hardware", "topology", "signals", "watchdog", "run_control")
-        ),
+        *(f"distributed/{name}" for name in ("accelerator", "hardware", "topology", "signals", "watchdog")),
         *(f"training/{name}" for name in ("train_loop", "eval_loop")),
         *(f"commands/{name}" for name in ("train", "train_setup", "run_summary")),
         "tracking/tensorboard_tracker",
