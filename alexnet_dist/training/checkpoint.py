@@ -246,7 +246,7 @@ def prune(folder: Path, *, keep: int, last_step: int) -> None:
             none and are replaced when the run gets there.
     """
     found = [path for path in checkpoints(folder) if int(path.name.partition("_")[2]) <= last_step]
-    for path in set(found[:-keep]) - {best_of(found)}:
+    for path in sorted(set(found[:-keep]) - {best_of(found)}):
         shutil.rmtree(path, ignore_errors=True)
 
 
