@@ -849,7 +849,7 @@ MUTATIONS = [
         "N1",
         "a network that was not evaluated claims the accuracy of the epoch before",
         "commands/network_file.py: result",
-        "if not progress.is_evaluated or progress.top1 is None:",
+        "if progress.top1 is None or progress.evaluated != progress.step:",
         "if progress.top1 is None:",
         "unit/commands/test_load.py::test_only_what_was_evaluated_claims_a_result",
     ),
@@ -904,10 +904,10 @@ MUTATIONS = [
     Mutation(
         "L2",
         "an epoch goes on beyond the run's last step",
-        "training/plan.py: Plan.epoch_end",
+        "training/progress.py: Plan.epoch_end",
         "min(self.steps_per_epoch, progress.batch + self.last_step - progress.step)",
         "self.steps_per_epoch",
-        "unit/training/test_plan.py::test_an_epoch_ends_with_its_last_batch_or_with_the_run",
+        "unit/training/test_progress.py::test_an_epoch_ends_with_its_last_batch_or_with_the_run",
     ),
 ]
 
