@@ -240,7 +240,7 @@ MUTATIONS = [
     Mutation(
         "R13 hang",
         "trackers are called where training waits for them",
-        "tracking/worker.py: Worker.do",
+        "tracking/run_logger.py: Worker.do",
         "            self._jobs.put(job, block=wait)\n",
         "            job()\n",
         "unit/tracking/test_run_logger.py::test_trackers_are_called_on_a_thread_of_their_own_that_ends",
@@ -248,7 +248,7 @@ MUTATIONS = [
     Mutation(
         "R13 end",
         "the end waits for a tracker that hangs",
-        "tracking/worker.py: Worker.finish",
+        "tracking/run_logger.py: Worker.finish",
         "        self._thread.join(seconds)\n",
         "        self._thread.join(10 + seconds)\n",
         "unit/tracking/test_run_logger.py::test_a_tracker_that_hangs_holds_nobody",

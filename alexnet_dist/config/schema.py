@@ -71,10 +71,10 @@ class DataConfig:
         )
         _check(self, "data.", val_fraction="[0, 1)", cutout="[0, 1]", mixup="(0, inf)", cutmix="(0, inf)")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
-        mixes = [option for option in (self.mixup, self.cutmix) if option is not None]
-        _require(len(mixes) < 2, "--data.mixup and --data.cutmix exclude each other: choose one")
+        mixes = (self.mixup, self.cutmix)
+        _require(None in mixes, "--data.mixup and --data.cutmix exclude each other: choose one")
         excluded = "--data.no-augment excludes --data.mixup and --data.cutmix: they are augmentation"
-        _require(self.augment or not mixes, excluded)
+        _require(self.augment or mixes == (None, None), excluded)
 
 
 @dataclass(frozen=True, kw_only=True)
