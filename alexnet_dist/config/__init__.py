@@ -12,8 +12,9 @@ from alexnet_dist.config.schema import (
     RuntimeConfig,
     WandbConfig,
 )
+from alexnet_dist.errors import UserError
 
 __all__ = [
     "LARGEST_IMAGE", "CheckpointConfig", "Config", "DataConfig", "LogConfig", "ModelConfig", "OptimConfig",
-    "RuntimeConfig", "WandbConfig", "changed_fields", "flat", "parse", "to_dict", "to_yaml",
+    "RuntimeConfig", "UserError", "WandbConfig", "changed_fields", "flat", "parse", "to_dict", "to_yaml",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Arrows between wings point down only, heavy modules come late, and each library has its one place."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,15 @@ def test_heavy_modules_come_late(module, absent):
     code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train", "load", "data.load", *(f"config.{name}" for name in ("Config", "DataConfig", "UserError", "parse"))],
+)
+def test_names_that_others_import_stay(name):
+    module, _, attribute = f"alexnet_dist.{name}".rpartition(".")
+    assert callable(getattr(importlib.import_module(module), attribute))
 
 
 def test_functions_stay_short():
