@@ -353,7 +353,7 @@ MUTATIONS = [
         "R17",
         "the lock is not taken",
         "tracking/run_dir.py: RunDirLock.take",
-        "            lock.acquire(timeout=0)\n",
+        "            self._lock.acquire(timeout=0)\n",
         "            pass\n",
         "faults/test_interrupts.py::test_two_runs_cannot_write_into_one_folder",
     ),

@@ -75,7 +75,7 @@ def player(runs: Sequence[Run]) -> JsonObject | None:
     return {
         "frames": frames,
         "pictures": list(indices),
-        "notes": [note.format(run.name, MOST_EPOCHS, len(all_)) for run, all_ in found if len(all_) > MOST_EPOCHS],
+        "notes": [note.format(run.name, MOST_EPOCHS, len(paths)) for run, paths in found if len(paths) > MOST_EPOCHS],
         "groups": _groups(runs, frames[-1], LAYER_TITLES | conv2),
         "overview": _groups(runs, frames[-1], OVERVIEW_TITLES),
     }

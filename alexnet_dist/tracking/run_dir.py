@@ -118,17 +118,16 @@ class RunDirLock:
         Raises:
             UserError: another run has the lock, or the folder cannot be written.
         """
-        lock = filelock.FileLock(folder / ".lock", mode=0o600)
+        self._lock = filelock.FileLock(folder / ".lock", mode=0o600)
         with writing(folder):
             make_run_dir(folder)
             try:
-                lock.acquire(timeout=0)
+                self._lock.acquire(timeout=0)
             except filelock.Timeout:
                 raise UserError(f"another run is writing into {folder}: wait, or choose another --out-dir") from None
-        self._lock = lock
 
     def release(self) -> None:
-        """Release the lock, if it is taken."""
+        """Release the lock; without effect where it is not taken."""
         if self._lock is not None:
             self._lock.release()
 
