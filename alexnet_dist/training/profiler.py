@@ -39,9 +39,13 @@ class Tracer:
             self._profile.stop()
 
     def close(self) -> None:
-        """Say so if the run was too short for the window."""
-        if self.folder is not None and self.steps < SKIPPED + 1 + TRACED:
-            logger.warning("--profile needs %d steps and the run had %d", SKIPPED + 1 + TRACED, self.steps)
+        """Stop where the run was too short for the window, and say so."""
+        if self.folder is None or self.steps >= SKIPPED + 1 + TRACED:
+            return
+        logger.warning("--profile needs %d steps and the run had %d", SKIPPED + 1 + TRACED, self.steps)
+        if self._profile is not None:
+            self._profile.on_trace_ready = None
+            self._profile.stop()  # else the process would crash at its exit
 
     def _write(self, traced: profile) -> None:
         assert self.folder is not None
