@@ -1,21 +1,15 @@
 """The command line of all commands: which one is meant, and how each ending becomes an exit code."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from alexnet_dist import __version__
 from alexnet_dist.config import parse
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alexnet_dist.config import Config
 
 WAIT_FOR_FIRST = 10.0
 """Seconds that other ranks wait before they end; the launcher cuts them short once the first has ended."""
@@ -65,11 +59,6 @@ def train(arguments: Sequence[str], *, prog: str) -> NoReturn:
         config = parse(arguments, prog=prog)
     except UserError as error:
         fail(str(error), code=EXIT_USER)
-    run_train(config)
-
-
-def run_train(config: Config) -> NoReturn:
-    """Train as the configuration says, and exit."""
     from alexnet_dist.commands import train as train_command
     from alexnet_dist.distributed.signals import StoppedError
     from alexnet_dist.distributed.watchdog import LostRankError

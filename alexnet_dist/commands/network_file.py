@@ -51,7 +51,7 @@ def metadata(
 
 def result(progress: Progress, facts: dict[str, Any], *, num_images: int, ema: bool) -> dict[str, Any] | None:
     """Return the accuracy that a network file claims; None where its weights were not evaluated."""
-    if not progress.is_evaluated or progress.top1 is None:
+    if progress.top1 is None or progress.evaluated != progress.step:
         return None
     return {
         "correct": round(progress.top1 * num_images),
@@ -90,7 +90,8 @@ def publish(log: RunLogger, path: Path, *, aliases: Sequence[str]) -> None:
         path: the checkpoint.
         aliases: `best`, `latest`.
     """
-    described = weights.read_description(path / checkpoint.CONFIG)
+    config = path / checkpoint.CONFIG
+    described = weights.parse_metadata(config.read_text(encoding="utf-8") if config.exists() else None)
     if described is None:
         logger.warning("%s is not published: it has no %s, as in version 0.1", path, checkpoint.CONFIG)
         return

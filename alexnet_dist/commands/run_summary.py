@@ -5,7 +5,6 @@ Turns values into words and dicts; measures, prints and writes nothing.
 
 import math
 import platform
-from typing import Any
 
 import accelerate
 import torch
@@ -20,8 +19,6 @@ from alexnet_dist.text import duration
 from alexnet_dist.tracking import Record, git_commit
 from alexnet_dist.training import Plan, Progress, TrainContext
 
-Facts = dict[str, Any]
-
 COLLAPSE_ADVICE = (
     "So ended the lecture's recorded run (10.000 %). In the first epochs it may pass; if it stays, try a lower "
     "--optim.lr or a longer --optim.warmup-epochs, and look at the labels"
@@ -33,7 +30,7 @@ NOTHING_MOVED = (
 GUESSING = 0.005  # nats: the lecture's recorded loss, 2.304, is this close to ln 10
 
 
-def facts(config: Config, dataset: ImageData, context: TrainContext, plan: Plan, hardware: Hardware) -> Facts:
+def facts(config: Config, dataset: ImageData, context: TrainContext, plan: Plan, hardware: Hardware) -> Record:
     """Return what describes a run besides its configuration, ready for JSON."""
     return {
         "num_parameters": num_parameters(context.network),
@@ -62,7 +59,7 @@ def facts(config: Config, dataset: ImageData, context: TrainContext, plan: Plan,
     }
 
 
-def tags(facts: Facts) -> list[str]:
+def tags(facts: Record) -> list[str]:
     """Return what the run is filed under beside its configuration."""
     num = facts["world_size"]
     return [facts["dataset"], facts["precision"], "1 process" if num == 1 else f"{num} processes"]
@@ -133,7 +130,7 @@ def epoch_line(record: Record, *, epochs: int, split: str) -> str:
     )
 
 
-def summary(facts: Facts, progress: Progress, *, status: str) -> Record:
+def summary(facts: Record, progress: Progress, *, status: str) -> Record:
     """Return the content of summary.json."""
     return {
         "status": status,

@@ -24,8 +24,8 @@ from alexnet_dist.distributed import hardware as hardware_module
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
 from alexnet_dist.models import alexnet, weights
 from alexnet_dist.report import page
-from alexnet_dist.tracking import Console, RunLogger, run_dir, wandb_tracker
-from alexnet_dist.training import Metrics, NonFiniteError, Progress, TrainContext, checkpoint, eval_loop, train_loop
+from alexnet_dist.tracking import Console, Record, RunLogger, run_dir, wandb_tracker
+from alexnet_dist.training import NonFiniteError, Progress, TrainContext, checkpoint, eval_loop, profiler, train_loop
 from alexnet_dist.visualization import kernel_images
 
 logger = logging.getLogger(__name__)
@@ -98,12 +98,11 @@ def train_network(
         console.print(f"{folder} has its {progress.step} steps already: nothing to train")
         return result_of(folder, progress, status="nothing to train")
     facts = run_summary.facts(config, dataset, context, plan, hardware)
-    probe = config.runtime.probe_network
-    facts |= topology.survey(accelerator, num_parameters=facts["num_parameters"], probe=probe)
-    log = open_log(config, facts, context, progress, control)
+    facts |= topology.survey(accelerator, num_parameters=facts["num_parameters"], probe=config.runtime.probe_network)
+    log = open_log(config, facts, accelerator, control, progress.step)
     failed = partial(control.requests.ask, Request.ABORT)
     written = partial(network_file.publish_epoch, config, log)
-    saver = training.Saver(folder / "checkpoints", keep=config.checkpoint.keep, failed=failed, written=written)
+    saver = checkpoint.Saver(folder / "checkpoints", keep=config.checkpoint.keep, failed=failed, written=written)
     run = TrainRun(config, dataset, before, context, plan, loaders, control, log, saver, console)
     console.print(alexnet.parameter_table(network))
     console.card("run", run_summary.run_card(run, progress, hardware))
@@ -118,21 +117,18 @@ def resume(folder: Path, dataset: ImageData, context: TrainContext) -> Progress:
     path, state = found
     if state.get("fingerprint") != dataset.fingerprint:
         raise UserError(f"{path} was trained on other images: name the same data set, or choose another --out-dir")
-    optimizer, ema = context.optimizer.optimizer, context.ema.model if context.ema else None
-    processes.on_all(lambda: checkpoint.load(path, model=context.network, optimizer=optimizer, ema=ema))
+    optimizer = context.optimizer.optimizer
+    processes.on_all(lambda: checkpoint.load(path, model=context.network, optimizer=optimizer, ema=context.ema))
     if context.accelerator.scaler is not None and state.get("scaler"):  # another precision has none
         context.accelerator.scaler.load_state_dict(state["scaler"])
     return Progress.of(state.get("progress"))
 
 
-def open_log(
-    config: Config, facts: run_summary.Facts, context: TrainContext, progress: Progress, control: RunControl
-) -> RunLogger:
+def open_log(config: Config, facts: Record, accelerator: Accelerator, control: RunControl, step: int) -> RunLogger:
     """Open the run folder's files and the trackers. Every rank must call it."""
-    accelerator = context.accelerator
     log = RunLogger(config, facts, enabled=accelerator.is_main_process)
     tags = run_summary.tags(facts)
-    processes.from_main(accelerator, lambda: log.open(step=progress.step, tags=tags, stop=control.requests.stop))
+    processes.from_main(accelerator, lambda: log.open(step=step, tags=tags, stop=control.requests.stop))
     shared_id = processes.from_main(accelerator, log.shared_id)
     if shared_id and not log.enabled:
         log.join(shared_id, rank=accelerator.process_index)
@@ -148,7 +144,7 @@ def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
         batch = media.first_batch(run.loaders.order, run.context.inputs, run.dataset)
         log.show({"global_step": 0, "epoch": 0}, lambda: batch)
     started = time.perf_counter() - progress.wall_seconds
-    tracer = training.Tracer(log.folder / "profile" if config.profile and log.enabled else None)
+    tracer = profiler.Tracer(log.folder / "profile" if config.profile and log.enabled else None)
     status, exit_code = "failed", EXIT_FAILED
     try:
         with run.control.active():
@@ -174,7 +170,7 @@ def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
     return result_of(log.folder, progress, status=status)
 
 
-def train_one_epoch(run: TrainRun, progress: Progress, tracer: training.Tracer, *, started: float) -> None:
+def train_one_epoch(run: TrainRun, progress: Progress, tracer: profiler.Tracer, *, started: float) -> None:
     """Take the current epoch's steps, or what is left of them, evaluate and save. Every rank must call it.
 
     Raises:
@@ -201,18 +197,16 @@ def train_one_epoch(run: TrainRun, progress: Progress, tracer: training.Tracer, 
     console.end_epoch()
 
     # ---- evaluation
-    evaluation_started = time.perf_counter()
+    begun = time.perf_counter()
     evaluation = evaluate(run, progress)
     if evaluation is not None:
-        seconds = time.perf_counter() - evaluation_started
-        batch_size, steps = config.data.batch_size, plan.steps_per_epoch
-        record = progress.end_epoch(evaluation, seconds=seconds, batch_size=batch_size, steps_per_epoch=steps)
+        seconds = time.perf_counter() - begun
+        record = progress.end_epoch(evaluation, plan, seconds=seconds, batch_size=config.data.batch_size)
         results.report_epoch(run, record, evaluation)
         progress.wall_seconds = time.perf_counter() - started
 
     # ---- checkpoint
-    is_last = progress.step == plan.last_step
-    if is_last or requests.agreed or progress.epoch % config.checkpoint.every_epochs == 0:
+    if progress.step == plan.last_step or requests.agreed or progress.epoch % config.checkpoint.every_epochs == 0:
         save(run, progress)
     if evaluation is not None and plan.is_done(progress):
         results.draw(run, evaluation)
@@ -223,7 +217,7 @@ def train_one_epoch(run: TrainRun, progress: Progress, tracer: training.Tracer, 
 def evaluate(run: TrainRun, progress: Progress) -> training.Evaluation | None:
     """Return the evaluation of the weights, of their average where there is one; None where a stop came meanwhile."""
     context, loaders = run.context, run.loaders
-    module = context.ema.model if context.ema else context.network
+    module = context.network if context.ema is None else context.ema
     shares = run.control.interruptible(loaders.test, num_batches=loaders.num_eval_batches)
     flip_tta = progress.step == run.plan.last_step and run.dataset.flips
     try:
@@ -253,8 +247,7 @@ def save(run: TrainRun, progress: Progress) -> None:
     def write() -> None:
         if requests.agreed is Request.ABORT:
             run.saver.wait()  # raises the error of the checkpoint before this one
-        ema = context.ema.model if context.ema else None
-        tensors = checkpoint.tensors_of(context.network, context.optimizer.optimizer, ema)
+        tensors = checkpoint.tensors_of(context.network, context.optimizer.optimizer, context.ema)
         metadata = network_file.metadata(run.config, run.dataset, context.inputs.spec, run.log.facts, progress)
         run.saver.save(step=progress.step, tensors=tensors, state=state, metadata=metadata)
         if requests.agreed or run.plan.is_done(progress):  # somebody waits for it
@@ -263,7 +256,7 @@ def save(run: TrainRun, progress: Progress) -> None:
     processes.from_main(context.accelerator, write)
 
 
-def finish(run: TrainRun, summary: Metrics, *, exit_code: int) -> None:
+def finish(run: TrainRun, summary: Record, *, exit_code: int) -> None:
     """Record how the run ended, send what waits, and write the report, whatever happened before."""
     log = run.log
     if log.enabled and exit_code == EXIT_DONE:

@@ -1,5 +1,6 @@
 """What a run is made of: loaders, optimizer, inputs and schedule, built from its configuration."""
 
+import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from alexnet_dist.data import Batch, GlobalBatches, ImageData, Inputs, InputSpec
 from alexnet_dist.distributed import Hardware, RunControl
 from alexnet_dist.models import StartingWeights, alexnet, fast_layers
 from alexnet_dist.tracking import Console, RunLogger
-from alexnet_dist.training import Ema, LearningRate, Plan, Saver, TrainContext, optimizer
+from alexnet_dist.training import LearningRate, Plan, TrainContext, checkpoint, optimizer
 from alexnet_dist.visualization import kernel_images
 
 
@@ -40,7 +41,7 @@ class TrainRun:
     loaders: Loaders
     control: RunControl
     log: RunLogger
-    saver: Saver
+    saver: checkpoint.Saver
     console: Console
 
 
@@ -55,7 +56,8 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
     """Put the network on its device and build what the loops need. Every rank must call it."""
     # ---- network
     network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in the stubs
-    ema = Ema(network, decay=config.optim.ema) if config.optim.ema else None
+    # a copy of the weights where the average starts, before Accelerate patches the network's forward
+    ema = copy.deepcopy(network).requires_grad_(requires_grad=False) if config.optim.ema else None
     if config.runtime.compile:
         network.compile()
 
@@ -120,5 +122,4 @@ def make_inputs(config: Config, dataset: ImageData, start: StartingWeights | Non
         mix_alpha=config.data.mixup or config.data.cutmix or 1.0,
         fill=(round(255 * red), round(255 * green), round(255 * blue)),
     )
-    margin = fast_layers.margin(spec.image_size)
-    return Inputs(spec, margin, dtype, augmentation if config.data.augment else None)
+    return Inputs(spec, fast_layers.margin(spec.image_size), dtype, augmentation if config.data.augment else None)

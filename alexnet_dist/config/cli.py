@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,10 @@ def parse(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> Confi
         UserError: one line that names the flag or key at fault and, where there is one, the name that was meant.
         SystemExit: with code 0, for `--help`.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", action="append", default=[])
     try:
-        found, flags = finder.parse_known_args(arguments)
+        found, flags = finder.parse_known_args(argv)
     except argparse.ArgumentError:
         raise UserError("--config needs the name of a YAML file or of a recipe") from None
     from_files: list[str] = []
@@ -83,29 +81,25 @@ def _closest_option(flag: str) -> str | None:
 def _find(name: str) -> Path:
     """Return the file that `--config` names: one that exists wins over a shipped recipe's name."""
     recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
-    if Path(name).is_file() or (name not in recipes and (os.sep in name or Path(name).exists())):
-        return Path(name)
-    if name in recipes:
-        return recipes[name]
-    raise UserError(f"--config {name}: there is no such file, and the recipes are {', '.join(recipes)}")
+    path = Path(name) if Path(name).is_file() else recipes.get(name, Path(name))
+    if not path.exists():
+        meant = "" if os.sep in name else f", and the recipes are {', '.join(recipes)}"
+        raise UserError(f"--config {name}: there is no such file{meant}")
+    return path
 
 
 def _read_yaml(path: Path) -> list[str]:
     """Turn a YAML mapping into flags, so that files and flags are checked by the same code."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--config {path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return []
-    if not isinstance(content, dict):
+    if not isinstance(content, dict | None):
         raise UserError(f"--config {path} must hold a mapping such as 'epochs: 2', not a {type(content).__name__}")
     try:
-        return _flatten(content, prefix="--")
+        return _flatten(content or {}, prefix="--")
     except UserError as error:
         raise UserError(f"--config {path}: {error}") from None
 
@@ -123,8 +117,7 @@ def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:
                 raise UserError(f"{name} cannot hold a mapping: options are grouped in sections, one level deep")
             tokens += _flatten(value, prefix=f"{prefix}{key}.")
         elif isinstance(value, bool):
-            head, _, last = name.removeprefix("--").rpartition(".")
-            tokens.append(name if value else f"--{head}{'.' if head else ''}no-{last}")
+            tokens.append(name if value else re.sub(r"(--|\.)([^.]+)$", r"\1no-\2", name))
         elif isinstance(value, list | tuple | set):
             if any(isinstance(item, dict | list | tuple | set) for item in value):
                 raise UserError(f"{name} cannot hold lists of lists or mappings")
@@ -136,8 +129,7 @@ def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Return the configuration as nested values of JSON: tuples become lists, paths become text."""
-    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return result
+    return dict(json.loads(json.dumps(dataclasses.asdict(config), default=str)))
 
 
 def to_yaml(config: Config) -> str:
@@ -147,10 +139,9 @@ def to_yaml(config: Config) -> str:
 
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `{"optim": {"lr": 1}}` as `{"optim.lr": 1}`."""
-    result: dict[str, Any] = {}
-    for key, value in nested.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return result
+    named = {f"{prefix}{key}": value for key, value in nested.items()}
+    parts = [flat(value, f"{key}.") if isinstance(value, dict) else {key: value} for key, value in named.items()]
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def changed_fields(recorded: dict[str, Any], config: Config) -> list[str]:

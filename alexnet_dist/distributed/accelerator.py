@@ -7,21 +7,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    DataLoaderConfiguration,
-    DDPCommunicationHookType,
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-    gather_object,
-)
+from accelerate import Accelerator, DataLoaderConfiguration, state, utils
 
 from alexnet_dist.config import Config
 from alexnet_dist.distributed.hardware import cpu_threads, keep_freed_memory
-from alexnet_dist.distributed.network import gloo_interface
 from alexnet_dist.distributed.precision import Precision, resolve_precision
+from alexnet_dist.distributed.topology import gloo_interface
 from alexnet_dist.errors import UserError, first_line
 
 T = TypeVar("T")
@@ -49,8 +40,7 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
         os.environ["GLOO_SOCKET_IFNAME"] = interface
     started = int(os.environ.get("WORLD_SIZE", "1"))
     try:
-        if _was_restarted():
-            _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
+        _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
         accelerator = _form(config, precision, timeout=timeout)
     except RuntimeError as error:
         if started == 1:
@@ -73,38 +63,35 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
 
 
 def _form(config: Config, precision: Precision, *, timeout: timedelta) -> Accelerator:
-    hooks = {"none": "NO", "bf16": "BF16", "fp16": "FP16"}
     loaders = DataLoaderConfiguration(split_batches=True, even_batches=False, dispatch_batches=False, non_blocking=True)
     return Accelerator(
         cpu=config.runtime.cpu or torch.backends.mps.is_available(),  # Apple's GPUs lack float64, which sums losses
         mixed_precision="no" if precision.name == "fp32" else precision.name,
         dataloader_config=loaders,
         kwargs_handlers=[
-            DistributedDataParallelKwargs(
+            utils.DistributedDataParallelKwargs(
                 gradient_as_bucket_view=True,  # saves a copy of the 228 MB of gradients
                 static_graph=config.optim.accumulate == 1,  # no_sync changes which steps reduce
-                comm_hook=DDPCommunicationHookType[hooks[config.runtime.comm_hook]],
+                comm_hook=utils.DDPCommunicationHookType(config.runtime.comm_hook.replace("none", "no")),
             ),
-            InitProcessGroupKwargs(timeout=timeout),
+            utils.InitProcessGroupKwargs(timeout=timeout),
         ],
     )
-
-
-def _was_restarted() -> bool:
-    """Return whether the launcher restarted its processes and kept its key-value store, which is not rank 0's own."""
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    return restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _join_again(backend: str, *, timeout: timedelta) -> None:
     """Form the process group after a restart of the launcher, under keys that the dead processes did not write.
 
+    Else, or where the launcher keeps no key-value store of its own, which is then rank 0's, Accelerate forms the group.
     Torch's own rendezvous takes it that each restart has a new store (`_create_c10d_store`), but `accelerate launch`
     keeps one for all: ranks would connect to addresses on which nobody listens any more, and fail several times.
     Accelerate uses the group that it finds. launch/multinode.sh has a new store for each restart: launchers on several
     machines count restarts differently.
     """
-    attempt, rank, world_size = (int(os.environ[name]) for name in ("TORCHELASTIC_RESTART_COUNT", "RANK", "WORLD_SIZE"))
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     own = dist.PrefixStore(f"alexnet_dist/attempt_{attempt}", launchers_store(timeout))  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
@@ -122,7 +109,7 @@ def launchers_store(timeout: timedelta) -> Any:  # noqa: ANN401 - torch does not
 def end(accelerator: Accelerator) -> None:
     """Leave the process group and forget Accelerate's state, so that this process can train again, as in a notebook."""
     accelerator.end_training()
-    AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 - its own way for notebooks; none is public
+    state.AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 - its own way for notebooks; none is public
 
 
 def on_all(compute: Callable[[], None]) -> None:
@@ -131,13 +118,9 @@ def on_all(compute: Callable[[], None]) -> None:
     Raises:
         UserError: on every rank, where `compute` raises it on one: it may lie on a host that nobody looks at.
     """
-    fault = None
-    try:
-        compute()
-    except UserError as error:
-        fault = str(error)
-    if first := next((text for text in gather_object([fault]) if text), None):
-        raise UserError(first)
+    outcomes = utils.gather_object([_outcome(compute)])
+    if first := next((outcome for outcome in outcomes if isinstance(outcome, UserError)), None):
+        raise first
 
 
 def from_main(accelerator: Accelerator, compute: Callable[[], T]) -> T:
@@ -146,14 +129,16 @@ def from_main(accelerator: Accelerator, compute: Callable[[], T]) -> T:
     Raises:
         UserError: on every rank, where `compute` raises it on rank 0: no rank is left waiting.
     """
-    box: list[T | UserError | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            box[0] = compute()
-        except UserError as error:
-            box[0] = error
-    broadcast_object_list(box)
-    result = box[0]
+    box = [_outcome(compute) if accelerator.is_main_process else None]
+    (result,) = utils.broadcast_object_list(box)
     if isinstance(result, UserError):
         raise result
-    return result  # type: ignore[return-value] # what rank 0 computed
+    return result  # type: ignore[no-any-return] # what rank 0 computed
+
+
+def _outcome(compute: Callable[[], T]) -> T | UserError:
+    """Return the result, or the user's mistake in its place."""
+    try:
+        return compute()
+    except UserError as error:
+        return error

@@ -85,15 +85,14 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     size = 8192 if device.type == "cuda" else 4096  # 137 GFLOP: 0.1 s with AMX on two cores, where 1024 shows a third
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     product = torch.mm(left, right)
-    best, spent = float("inf"), 0.0
-    while spent < 0.5:
+    seconds: list[float] = []
+    while sum(seconds) < 0.5:
         synchronize(device)
         start = time.perf_counter()
         torch.mm(left, right, out=product)  # fresh memory would count against the peak
         synchronize(device)
-        seconds = time.perf_counter() - start
-        best, spent = min(best, seconds), spent + seconds
-    return 2 * size**3 / best
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -44,8 +44,7 @@ def check_processes(config: Config, environment: Mapping[str, str]) -> None:
     Raises:
         UserError: as `check_launch` does.
     """
-    started_by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
-    if started_by_accelerate and "WORLD_SIZE" not in environment and "MASTER_PORT" in environment:
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= environment.keys() and "WORLD_SIZE" not in environment:
         raise UserError(
             "`accelerate launch` was asked for several processes and started this one alone, as it does with --cpu or "
             "without --multi_gpu. Start CPU processes by `CPU_RANKS=N launch/node.sh`; if one is meant, give "

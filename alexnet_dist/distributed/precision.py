@@ -31,25 +31,22 @@ def resolve_precision(config: RuntimeConfig, *, use_cpu: bool) -> Precision:
     Raises:
         UserError: fp16 without a GPU, where Accelerate would silently compute in float32.
     """
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if config.precision != "auto":
         precision = Precision(config.precision, "asked for by --runtime.precision")
     elif launcher in ("bf16", "fp16"):
         precision = Precision(launcher, "the launcher's choice")
-    elif use_cpu:
-        precision = _best_on_cpu()
-    elif torch.cuda.is_bf16_supported(including_emulation=False):
+    elif not use_cpu and torch.cuda.is_bf16_supported(including_emulation=False):
         precision = Precision("bf16", "this GPU computes in it")
-    else:
+    elif not use_cpu:
         precision = Precision("fp16", "this GPU has no bf16")
+    elif capabilities.get("amx_bf16"):
+        precision = Precision("bf16", "this CPU has AMX")
+    elif capabilities.get("avx512_bf16"):
+        precision = Precision("bf16", "this CPU has AVX-512 BF16")
+    else:
+        precision = Precision("fp32", "this CPU has no bf16 instructions")
     if precision.name == "fp16" and use_cpu:
         raise UserError(f"fp16 ({precision.reason}) needs a GPU: choose --runtime.precision bf16 or fp32")
     return precision
-
-
-def _best_on_cpu() -> Precision:
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch
-    for key, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512 BF16")):
-        if capabilities.get(key):
-            return Precision("bf16", f"this CPU has {name}")
-    return Precision("fp32", "this CPU has no bf16 instructions")

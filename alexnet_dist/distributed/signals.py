@@ -1,7 +1,8 @@
-"""Signals and requests in the middle of a run, agreed between ranks so that all act at the same step.
+"""Signals and requests in the middle of a run, agreed between ranks so that all act at the same step, and RunControl.
 
 SIGTERM and SIGINT ask for a checkpoint and the end, SIGUSR1 and a file `RUN/save` for a checkpoint. The same signal a
-second time ends the process at once, as in any program; SIGTERM only after REPEAT_SECONDS.
+second time ends the process at once, as in any program; SIGTERM only after REPEAT_SECONDS. RunControl joins them with
+the watchdog, in one object that the train command makes.
 """
 
 import contextlib
@@ -9,19 +10,19 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist  # noqa: TID251 - a group of CPU messages beside the one for gradients
 from accelerate import Accelerator
 
-REQUEST = "save"
-"""Name of the file in the run folder that asks for a checkpoint."""
+from alexnet_dist.distributed.watchdog import Watchdog
+
+T = TypeVar("T")
 REPEAT_SECONDS = 5.0
 """Time in which a second SIGTERM counts as the first: schedulers signal all processes, and launchers pass theirs on."""
 LOOK_SECONDS = 1.0
@@ -66,7 +67,7 @@ class Requests:
         """The request that all ranks agreed on and that is not fulfilled yet."""
         self.signal = signal.SIGTERM
         """The signal that asked for the end, if it came to this rank."""
-        self._request = folder / REQUEST if accelerator.is_main_process else None
+        self._file = folder / "save" if accelerator.is_main_process else None
         # A SimpleQueue is made for signal handlers: nothing is lost where one interrupts a `get`.
         self._own: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._seen: dict[int, float] = {}  # when each signal first came
@@ -86,7 +87,7 @@ class Requests:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _take(self, number: int, _frame: FrameType | None) -> None:
+    def _take(self, number: int, _frame: object) -> None:
         request = BY_SIGNAL[signal.Signals(number)]
         if request is Request.STOP:
             patience = REPEAT_SECONDS if number == signal.SIGTERM else 0.0
@@ -114,8 +115,12 @@ class Requests:
         A rank's request counts one step later, on all ranks: the message travels while the next step is computed.
         """
         # ---- this rank's largest request since the last call
-        self._look_for_file()
         asked = Request.NONE
+        if self._file is not None and time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if self._file.exists():
+                self._file.unlink(missing_ok=True)
+                asked = Request.SAVE
         while not self._own.empty():
             asked = max(asked, self._own.get_nowait())
 
@@ -141,10 +146,54 @@ class Requests:
             raise StoppedError(self.signal)
         self.agreed = Request.NONE
 
-    def _look_for_file(self) -> None:
-        if self._request is None or time.monotonic() - self._looked < LOOK_SECONDS:
-            return
-        self._looked = time.monotonic()
-        if self._request.exists():
-            self._request.unlink(missing_ok=True)
-            self.ask(Request.SAVE)
+
+class RunControl:
+    """What may end or interrupt a run, agreed between its ranks. Every rank must make one.
+
+    Args:
+        accelerator: whose ranks agree and watch each other.
+        folder: the run folder, where rank 0 looks for a request.
+        timeout: without progress, after which ranks are given up.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path, *, timeout: timedelta) -> None:
+        self._num_ranks = accelerator.num_processes
+        self.requests = Requests(accelerator, folder, timeout=timeout)
+        self._watchdog = Watchdog(accelerator, timeout=timeout)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Take signals and watch the other ranks until the block ends.
+
+        Raises:
+            LostRankError: a rank died or hangs.
+        """
+        with self.requests.listening(), self._watchdog.watching():
+            yield
+
+    def watch(self, model: torch.nn.Module) -> None:
+        """Count each forward pass as progress: a rank that hangs in its own is then behind those in the all-reduce."""
+        if self._num_ranks > 1:
+            model.register_forward_hook(lambda *_: self._watchdog.progress())
+
+    def after_step(self) -> Request:
+        """Return the request that all ranks agreed on. Every rank must call it after every step."""
+        self._watchdog.progress()
+        return self.requests.sync()
+
+    def interruptible(self, loader: Collection[T], *, num_batches: int) -> Iterator[T]:
+        """Yield a loader's batches, and end early where a stop is agreed on. Every rank must exhaust it.
+
+        Args:
+            loader: of this rank, which may have fewer batches than another: a small split's last one is not shared.
+            num_batches: global batches of the split, the same on all ranks.
+
+        Raises:
+            StoppedError: on every rank, after the same batch; nothing is saved yet.
+        """
+        shares = iter(loader)
+        for _ in range(num_batches):
+            if (batch := next(shares, None)) is not None:
+                yield batch
+            if self.after_step() is Request.STOP:
+                raise StoppedError(self.requests.signal)

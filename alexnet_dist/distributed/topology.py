@@ -1,4 +1,4 @@
-"""Topology of a run: its hosts, the links between them and, if asked, the bandwidth of an all-reduce."""
+"""Topology of a run: its hosts, the links and network interfaces between them, and the bandwidth of an all-reduce."""
 
 import os
 import socket
@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist  # noqa: TID251 - an all-reduce to be timed, without Accelerate's copy of the tensor
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from alexnet_dist.distributed.hardware import device_name, synchronize
-from alexnet_dist.distributed.network import interface_towards
 
 Facts = dict[str, Any]
-SYSFS = Path("/sys/class")
 ROUNDS = 3  # the best of them counts, as for matrix products
 
 
@@ -82,7 +81,7 @@ def words(facts: Mapping[str, Any]) -> str:
     return text
 
 
-def interconnect(environment: Mapping[str, str], *, sysfs: Path = SYSFS) -> str:
+def interconnect(environment: Mapping[str, str], *, sysfs: Path = Path("/sys/class")) -> str:
     """Return the link by which this host reaches the first one, with its speed where the system knows it.
 
     InfiniBand where there is an active port, as NCCL prefers it; else the network interface that is chosen by
@@ -112,3 +111,45 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):  # not every interface has a speed
         return ""
+
+
+# ---- interfaces -----------------------------------------------------------------------------------------------------
+
+
+def gloo_interface() -> str | None:
+    """Return the network interface over which gloo should connect the ranks; None leaves the choice to it.
+
+    By itself it takes the interface of the host's name, which Debian gives a loopback address: other machines would be
+    told to connect to themselves. Where all ranks are on this machine, loopback is right, as gloo's connections are
+    neither authenticated nor encrypted; else it is the interface that leads to rank 0.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1 or "LOCAL_WORLD_SIZE" not in os.environ or "GLOO_SOCKET_IFNAME" in os.environ:
+        return None
+    if world_size == int(os.environ["LOCAL_WORLD_SIZE"]):
+        return _loopback()
+    found = interface_towards(os.environ["MASTER_ADDR"])
+    return None if found == _loopback() else found
+
+
+def _loopback() -> str | None:
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+
+
+def interface_towards(host: str) -> str | None:
+    """Return the network interface by which a packet to a host would leave, or None for an unknown host."""
+    try:
+        address = _own_address(host)
+    except OSError:
+        return None
+    interfaces = psutil.net_if_addrs().items()
+    names = [name for name, addresses in interfaces if any(found.address == address for found in addresses)]
+    return next((name for name in names if name != _loopback()), names[0] if names else None)
+
+
+def _own_address(host: str) -> str:
+    """Return the address under which a host sees this one; nothing is sent."""
+    family, *_, target = socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as way:
+        way.connect(target)
+        return str(way.getsockname()[0])

@@ -116,11 +116,9 @@ class Watchdog:
         if self._rank in silent or not self._heard:
             return "the store of the launcher does not answer: its host is dead or cut off"
         if silent:
-            seconds = max(ages[rank] for rank in silent)
-            return f"{_named(silent)} not been heard of for {seconds:.0f} s: dead, stopped or cut off"
+            return f"{_named(silent)} not been heard of for {max(ages.values()):.0f} s: dead, stopped or cut off"
         progress = {rank: int(message.split()[1]) for rank, message in self._messages.items()}
-        behind = [rank for rank, number in progress.items() if number < max(progress.values())]
-        if behind:
+        if behind := [rank for rank, number in progress.items() if number < max(progress.values())]:
             return f"{_named(behind)} not moved for {now - self._moved:.0f} s, and the others wait"
         return None
 

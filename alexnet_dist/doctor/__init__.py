@@ -1,6 +1,5 @@
 """Preflight: checks of hardware, storage, network and of all nodes against each other, before a launch."""
 
-from alexnet_dist.doctor.check_result import CheckResult
-from alexnet_dist.doctor.cli import command, main
+from alexnet_dist.doctor.cli import command
 
-__all__ = ["CheckResult", "command", "main"]
+__all__ = ["command"]

@@ -1,5 +1,5 @@
 """Entry point of `python -m alexnet_dist.doctor`."""
 
-from alexnet_dist.doctor.cli import command
+from alexnet_dist.doctor import command
 
 command()

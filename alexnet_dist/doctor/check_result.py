@@ -1,4 +1,4 @@
-"""CheckResult, the printed result of one preflight check, and a deadline for calls that have none. Without torch."""
+"""What checks share, without torch: their printed result, the nodes of the launch, a deadline for calls without one."""
 
 import threading
 from collections.abc import Callable
@@ -28,6 +28,20 @@ class CheckResult:
 ok = partial(CheckResult, "ok")
 warning = partial(CheckResult, "warning")
 error = partial(CheckResult, "error")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Number of nodes of the launch, this node's rank, and the rendezvous address."""
+
+    least: int
+    most: int
+    rank: int | None
+    """Node rank; None for a node other than 0 that takes its arrival number."""
+    host: str
+    port: int
+    launched: bool = False
+    """Whether a launcher has formed the world already; its store is at `host` and `port`."""
 
 
 def within(seconds: float, compute: Callable[[], T]) -> T:

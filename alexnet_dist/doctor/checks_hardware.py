@@ -14,14 +14,11 @@ import torch
 import yaml
 
 from alexnet_dist.config import Config, RuntimeConfig
-from alexnet_dist.distributed import hardware, launch_checks
-from alexnet_dist.distributed import precision as precisions
+from alexnet_dist.distributed import hardware, launch_checks, resolve_precision
 from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning
 from alexnet_dist.errors import UserError, first_line
 
 DRIVER = Path("/proc/driver/nvidia/version")
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-SHM = Path("/dev/shm")  # noqa: S108 - its size is read, nothing is written
 SMALL_SHM = 1 << 30  # bytes; NCCL's documentation asks for 1 GB in containers, whose default is 64 MB
 # Fields of an Accelerate configuration whose values are words; YAML reads an unquoted `no` as false.
 WORDS = ("compute_environment", "distributed_type", "dynamo_backend", "gpu_ids", "mixed_precision", "rdzv_backend")
@@ -62,9 +59,7 @@ def find_gpus() -> Gpus:
 
 def nccl_version() -> str | None:
     """Return the NCCL version of torch's build; None for a CPU build."""
-    if torch.version.cuda is None:
-        return None
-    return ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
+    return ".".join(map(str, torch.cuda.nccl.version())) if torch.version.cuda else None  # type: ignore[no-untyped-call]
 
 
 def gpus(found: Gpus, environment: Mapping[str, str], *, use_cpu: bool, processes: int) -> CheckResult:
@@ -90,7 +85,7 @@ def gpus(found: Gpus, environment: Mapping[str, str], *, use_cpu: bool, processe
 def precision(config: RuntimeConfig, *, use_cpu: bool) -> CheckResult:
     """Check the compute dtype: an error if it is impossible, a warning if a GPU has no bf16."""
     try:
-        chosen = precisions.resolve_precision(config, use_cpu=use_cpu)
+        chosen = resolve_precision(config, use_cpu=use_cpu)
     except UserError as fault:
         return error("precision", str(fault))
     if chosen.name == "fp16" and config.precision == "auto":
@@ -98,7 +93,7 @@ def precision(config: RuntimeConfig, *, use_cpu: bool) -> CheckResult:
     return ok("precision", f"{chosen.name} ({chosen.reason})")
 
 
-def cpu_quota(path: Path = CPU_QUOTA) -> float | None:
+def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
     """Return the number of cores that a container may use; None without a limit."""
     try:
         quota, period = path.read_text(encoding="utf-8").split()
@@ -111,7 +106,7 @@ def threads(environment: Mapping[str, str], *, use_cpu: bool, quota: float | Non
     """Check that the threads of this node's processes are no more than its cores.
 
     Args:
-        environment: with OMP_NUM_THREADS, and LOCAL_WORLD_SIZE as set by a launcher.
+        environment: with OMP_NUM_THREADS, if it is set.
         use_cpu: whether the processes compute on the CPU; a process on a GPU keeps one core busy.
         quota: number of cores that the container may use; None without a limit.
         processes: number of processes of this node.
@@ -120,7 +115,7 @@ def threads(environment: Mapping[str, str], *, use_cpu: bool, quota: float | Non
     of_cores, of_processes = counted(cores, "core"), counted(processes, "process")
     if not use_cpu:
         return ok("threads", f"{of_cores} for {of_processes} on GPUs")
-    each = hardware.cpu_threads(environment)
+    each = hardware.cpu_threads({**environment, "LOCAL_WORLD_SIZE": str(processes)})
     usable = cores if quota is None else min(cores, max(1, int(quota)))
     plan = f"{each} for each of {of_processes} on {of_cores}"
     if wished is not None and not wished.isdigit():
@@ -136,12 +131,11 @@ def threads(environment: Mapping[str, str], *, use_cpu: bool, quota: float | Non
     return warning("threads", f"{plan}{share}: they wait for each other. {remedy}")
 
 
-def shared_memory(path: Path = SHM, *, gpu_processes: int) -> CheckResult | None:
+def shared_memory(path: Path = Path("/dev/shm"), *, gpu_processes: int) -> CheckResult | None:  # noqa: S108 - is read
     """Check the size of /dev/shm, which NCCL uses between processes of a node; None for fewer than two on GPUs."""
     if gpu_processes < 2 or not path.is_dir():
         return None
-    size = shutil.disk_usage(path).total
-    if size < SMALL_SHM:
+    if (size := shutil.disk_usage(path).total) < SMALL_SHM:
         remedy = "start the container with --shm-size=1g or --ipc=host"
         return warning("shared mem", f"{path} has {size / 1e6:,.0f} MB, and NCCL may need 1 GB: {remedy}")
     return ok("shared mem", f"{path} has {size / 1e9:.1f} GB")
@@ -240,9 +234,8 @@ def _fault_in_launcher(path: Path, *, config: Config, asked: int | None, gpus: i
         return f"it cannot be read: {' '.join(str(fault).split())}"
     if not isinstance(content, dict):
         return "it holds no mapping: write one by `accelerate config`"
-    for key in WORDS:
-        if isinstance(content.get(key), bool):
-            return f'{key} is an unquoted no, which YAML reads as false: write {key}: "no"'
+    if key := next((word for word in WORDS if isinstance(content.get(word), bool)), None):
+        return f'{key} is an unquoted no, which YAML reads as false: write {key}: "no"'
     if "distributed_type" not in content:
         return 'distributed_type is missing: write distributed_type: "MULTI_GPU", or "NO" for one process'
     processes = asked or content.get("num_processes")

@@ -3,30 +3,15 @@
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from alexnet_dist.distributed.network import interface_towards
-from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, within
+from alexnet_dist.distributed.topology import interface_towards
+from alexnet_dist.doctor.check_result import CheckResult, Nodes, error, ok, warning, within
 from alexnet_dist.errors import UserError, first_line
 
 ACCELERATE_PORT = 29500  # default of `accelerate launch`
 LOOK_SECONDS = 0.1  # between two attempts to connect
 CONNECT_SECONDS = 3.0  # until an attempt to connect fails
 STORE_SECONDS = 5.0  # until a name server or a store must have answered
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Number of nodes of the launch, this node's rank, and the rendezvous address."""
-
-    least: int
-    most: int
-    rank: int | None
-    """Node rank; None for a node other than 0 that takes its arrival number."""
-    host: str
-    port: int
-    launched: bool = False
-    """Whether a launcher has formed the world already; its store is at `host` and `port`."""
 
 
 def addresses(host: str, *, seconds: float = STORE_SECONDS) -> list[str]:
@@ -63,8 +48,7 @@ def address(nodes: Nodes) -> CheckResult:
     place = f"{nodes.host}:{nodes.port}"
     if nodes.launched:
         return ok("rendezvous", f"{place}, formed by the launcher")
-    found = addresses(nodes.host)
-    if not found:
+    if not (found := addresses(nodes.host)):
         return error("rendezvous", f"{nodes.host} has no address here: correct --rdzv, or give node 0's address")
     if nodes.rank == 0:
         if not any(port_is_free(0, at=own) for own in found):

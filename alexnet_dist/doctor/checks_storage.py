@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -65,21 +64,20 @@ def disk(config: Config) -> CheckResult:
     folder = config.out_dir or Path("runs")
     held = sum(file.stat().st_size for file in (folder / "checkpoints").glob("step_*/*"))
     free = shutil.disk_usage(existing(folder)).free
-    size, keep = checkpoint_bytes(config), config.checkpoint.keep
-    most = (keep + 2) * size
+    size, most = checkpoint_bytes(config), config.checkpoint.keep + 2
     plan = f"{free / 1e9:,.1f} GB free at {folder}; a checkpoint has {size / 1e6:,.0f} MB"
     remedy = "make room, choose another --out-dir, or lower --checkpoint.keep"
     if free < size:
         return error("disk", f"{plan} and would not fit: make room, or choose another --out-dir")
-    if free + held < most:
-        return warning("disk", f"{plan}, and the run holds up to {keep + 2}, {most / 1e9:.1f} GB: {remedy}")
-    return ok("disk", f"{plan}, and the run holds up to {keep + 2}")
+    if free + held < most * size:
+        return warning("disk", f"{plan}, and the run holds up to {most}, {most * size / 1e9:.1f} GB: {remedy}")
+    return ok("disk", f"{plan}, and the run holds up to {most}")
 
 
 def answers(url: str) -> bool:
     """Return whether a server answers in time; the deadline covers the look-up of its name, which has none itself."""
     try:
-        return within(sources.ANSWER_SECONDS + 1, partial(sources.answers, url))
+        return within(sources.ANSWER_SECONDS + 1, lambda: sources.answers(url))
     except TimeoutError:
         return False
 
@@ -95,11 +93,9 @@ def data_set(config: DataConfig, environment: Mapping[str, str]) -> CheckResult:
     if name in sources.WITHOUT_FILES:
         return ok("data", f"{name}: needs no files")
     place = sources.cache_place(config, environment)
-    found = _local_data(Path(name)) if sources.is_folder(name) else _hub_data(config, place, environment)
-    fault = None if found.level == "error" else _write_fault(place)
-    if fault:
+    if fault := _write_fault(place):
         return error("data", f"the data cache {place} cannot be written ({fault}): give --data.cache-dir")
-    return found
+    return _local_data(Path(name)) if sources.is_folder(name) else _hub_data(config, place, environment)
 
 
 def _local_data(folder: Path) -> CheckResult:

@@ -3,8 +3,6 @@
 Prints a line per check, ok, warning or error; exit code 0 without an error, else 2. Every wait has a deadline.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import hashlib
@@ -13,19 +11,15 @@ import os
 import platform
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from alexnet_dist import __version__
 from alexnet_dist.config import Config, parse, to_dict
-from alexnet_dist.doctor.check_result import CheckResult, error, warning, within
+from alexnet_dist.doctor.check_result import CheckResult, Nodes, error, warning, within
 from alexnet_dist.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, UserError, first_line
-
-if TYPE_CHECKING:
-    from alexnet_dist.doctor.checks_network import Nodes
 
 SKIP = "ALEXNET_DIST_SKIP_DOCTOR"
 DEADLINE_SECONDS = 60.0  # for the exchange between nodes, besides the waits for nodes
@@ -45,12 +39,11 @@ def main(argv: Sequence[str]) -> int:
     options, rest = _options().parse_known_args(argv)
     config = parse(rest, prog="python -m alexnet_dist.doctor")
     nodes = _nodes(options, os.environ)
-    stream = sys.stderr if options.quiet else sys.stdout
     levels = []
     for result in run_checks(config, options, nodes):
         levels.append(result.level)
         if result.level != "ok" or not options.quiet:
-            print(result, file=stream, flush=True)
+            print(result, file=sys.stderr if options.quiet else sys.stdout, flush=True)
     errors, warned = levels.count("error"), levels.count("warning")
     if not options.quiet:
         print(f"{errors} error{'s' * (errors != 1)}, {warned} warning{'s' * (warned != 1)}", flush=True)
@@ -82,17 +75,15 @@ def _nodes(options: argparse.Namespace, environment: Mapping[str, str]) -> Nodes
     Raises:
         UserError: an option is wrong, or one is missing.
     """
-    from alexnet_dist.doctor.checks_network import Nodes, is_here
+    from alexnet_dist.doctor.checks_network import is_here
 
     least, _, most = options.nnodes.partition(":")
     if not (least.isdigit() and (most or least).isdigit() and 1 <= int(least) <= int(most or least)):
         raise UserError(f"--nnodes {options.nnodes} must be a number of nodes, or MIN:MAX")
-    groups = int(environment.get("GROUP_WORLD_SIZE", "1"))
-    if groups > 1:
+    if (groups := int(environment.get("GROUP_WORLD_SIZE", "1"))) > 1:
         host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
         return Nodes(groups, groups, int(environment["GROUP_RANK"]), host, port, launched=True)
-    count = int(most or least)
-    if count == 1:
+    if (count := int(most or least)) == 1:
         return None
     host, _, number = (options.rdzv or "").rpartition(":")
     if not host or not number.isdigit() or not 0 < int(number) < 65536:
@@ -107,17 +98,6 @@ def _nodes(options: argparse.Namespace, environment: Mapping[str, str]) -> Nodes
 
 def run_checks(config: Config, options: argparse.Namespace, nodes: Nodes | None) -> Iterator[CheckResult]:
     """Yield the result of each check when it has run: first those of this node, then those over all nodes."""
-    errors = []
-    for result in _check_this_node(config, options, nodes):
-        if result.level == "error":
-            errors.append(f"{result.check}: {result.message}")
-        yield result
-    if nodes is not None and not any(line.startswith("rendezvous: ") for line in errors):
-        yield from _compare(config, options, nodes, errors)
-
-
-def _check_this_node(config: Config, options: argparse.Namespace, nodes: Nodes | None) -> Iterator[CheckResult]:
-    """Yield the results of the checks that need no other node."""
     from alexnet_dist.doctor import checks_hardware, checks_network, checks_storage
 
     environment, asked, file = os.environ, options.num_processes, options.config_file
@@ -125,12 +105,11 @@ def _check_this_node(config: Config, options: argparse.Namespace, nodes: Nodes |
     local = max(1, int(environment.get("LOCAL_WORLD_SIZE") or (asked or most) // most))
     found = checks_hardware.find_gpus()
     use_cpu, num_gpus, quota = config.runtime.cpu or not found.names, len(found.names), checks_hardware.cpu_quota()
-    planned = {**environment, "LOCAL_WORLD_SIZE": str(local)}
     default = checks_hardware.accelerate_default(environment)
     checks: list[Callable[[], CheckResult | None]] = [
         lambda: checks_hardware.gpus(found, environment, use_cpu=config.runtime.cpu, processes=local),
         lambda: checks_hardware.precision(config.runtime, use_cpu=use_cpu),
-        lambda: checks_hardware.threads(planned, use_cpu=use_cpu, quota=quota, processes=local),
+        lambda: checks_hardware.threads(environment, use_cpu=use_cpu, quota=quota, processes=local),
         lambda: checks_hardware.shared_memory(gpu_processes=0 if use_cpu else local),
         lambda: checks_hardware.world(environment, config, asked=asked, nodes=most),
         lambda: checks_hardware.fewer_nodes(config, processes=local * most, least=least, most=most),
@@ -143,13 +122,19 @@ def _check_this_node(config: Config, options: argparse.Namespace, nodes: Nodes |
         lambda: checks_storage.data_set(config.data, environment),
         lambda: checks_storage.wandb(config, environment, records=nodes is None or nodes.rank == 0),
     ]
+    errors = []
     for check in checks:
         try:
             result = check()
         except (OSError, ValueError) as fault:  # a folder without permission, a variable that is no number
             result = warning("doctor", f"a question could not be asked: {first_line(fault)}")
-        if result is not None:
-            yield result
+        if result is None:
+            continue
+        if result.level == "error":
+            errors.append(f"{result.check}: {result.message}")
+        yield result
+    if nodes is not None and not any(line.startswith("rendezvous: ") for line in errors):
+        yield from _compare(config, options, nodes, errors)
 
 
 def _compare(config: Config, options: argparse.Namespace, nodes: Nodes, errors: list[str]) -> list[CheckResult]:
@@ -158,15 +143,14 @@ def _compare(config: Config, options: argparse.Namespace, nodes: Nodes, errors: 
 
     command = to_dict(config) | {"nnodes": options.nnodes, "num_processes": options.num_processes}
     del command["data"]["cache_dir"]  # each node may keep its images elsewhere
-    mine = compare_nodes.Report(nodes.rank or 0, socket.gethostname(), _versions(), command, errors)
+    mine = compare_nodes.Report(nodes.rank or 0, platform.node(), _versions(), command, errors)
     token = checks_storage.existing(config.out_dir or Path("runs")) / f".doctor-{secrets.token_hex(8)}"
-    exchange = compare_nodes.serve if nodes.rank == 0 else compare_nodes.join
-    seconds = 2 * options.wait + DEADLINE_SECONDS
+    meet = compare_nodes.serve if nodes.rank == 0 else compare_nodes.join
     try:
         if nodes.rank == 0:
             with contextlib.suppress(OSError):  # the check of the run folder has reported it
                 token.touch()
-        return within(seconds, lambda: exchange(nodes, mine, token=token, wait=options.wait))
+        return within(2 * options.wait + DEADLINE_SECONDS, lambda: meet(nodes, mine, token=token, wait=options.wait))
     except (UserError, OSError, RuntimeError) as fault:  # TimeoutError too
         return [error("nodes", first_line(fault))]
     finally:

@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -25,8 +25,8 @@ from typing import Any
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined] # noqa: TID251 - before any group
 
 from alexnet_dist.config import flat
-from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, within
-from alexnet_dist.doctor.checks_network import CONNECT_SECONDS, LOOK_SECONDS, STORE_SECONDS, Nodes, connect
+from alexnet_dist.doctor.check_result import CheckResult, Nodes, error, ok, warning, within
+from alexnet_dist.doctor.checks_network import CONNECT_SECONDS, LOOK_SECONDS, STORE_SECONDS, connect
 from alexnet_dist.errors import UserError, first_line
 
 LEAVE_SECONDS = 10.0  # wait for every node to read the reports, and for node 0 to close the store
@@ -83,8 +83,7 @@ def serve(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[Check
         while len(reports) < nodes.most:
             if len(reports) >= nodes.least:
                 end = min(end, time.monotonic() + STORE_SECONDS)
-            received = _receive(store, f"report/{len(reports)}", seconds=end - time.monotonic())
-            if received is None:
+            if (received := _receive(store, f"report/{len(reports)}", seconds=end - time.monotonic())) is None:
                 break
             reports.append(Report(**received["report"] | {"clock": received["time"] - time.time()}))
     store.set("reports", json.dumps([asdict(report) for report in reports]))
@@ -112,18 +111,15 @@ def join(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[CheckR
     except (RuntimeError, TimeoutError):
         message = f"what listens at {place} does not answer as a rendezvous: free that port, or choose another"
         raise UserError(message) from None
-    start = _receive(store, "start", seconds=STORE_SECONDS)
-    if start is None:
+    if (start := _receive(store, "start", seconds=STORE_SECONDS)) is None:
         message = f"a launch is under way at {place}: unless this node comes back to it, choose another port"
         return [warning("nodes", message)]
-    arrival = store.add("arrivals", 1)
-    if arrival >= nodes.most:
+    if (arrival := store.add("arrivals", 1)) >= nodes.most:
         raise UserError(f"more nodes came to {place} than --nnodes has: this one is number {arrival + 1}")
     mine = _probe(replace(mine, rank=nodes.rank or arrival), start, nodes.host, token.parent)
     number = store.add("probed", 1)  # not the arrival number: a slow or lost node delays no other
     store.set(f"report/{number}", json.dumps({"report": asdict(mine), "time": time.time()}))
-    received = _receive(store, "reports", seconds=wait + 3 * STORE_SECONDS)
-    if received is None:
+    if (received := _receive(store, "reports", seconds=wait + 3 * STORE_SECONDS)) is None:
         raise UserError(f"node 0 at {place} went silent: see what it says")
     store.set(f"left/{number}", "")
     if not nodes.launched:
@@ -173,9 +169,9 @@ def _connection_fault(host: str, port: int) -> str:
 
 def compare(reports: Sequence[Report], own: int, nodes: Nodes, *, wait: float) -> list[CheckResult]:
     """Return the results of all checks over the reports, and the errors of every node but `reports[own]`."""
-    others = sorted([*reports[:own], *reports[own + 1 :]], key=lambda report: report.rank)
-    errors = [error("other node", f"{report}: {fault}") for report in others for fault in report.errors]
     ordered = sorted(reports, key=lambda report: report.rank)
+    others = (report for report in ordered if report is not reports[own])
+    errors = [error("other node", f"{report}: {fault}") for report in others for fault in report.errors]
     checks = (versions, options, shared_folder, ports, clocks) if len(reports) > 1 else ()
     return [presence([report.rank for report in ordered], nodes, wait=wait), *(c(ordered) for c in checks), *errors]
 
@@ -193,16 +189,11 @@ def presence(ranks: Sequence[int], nodes: Nodes, *, wait: float) -> CheckResult:
     return ok("nodes", f"all {len(ranks)} are there")
 
 
-def _first_other(reports: Sequence[Report], value: Callable[[Report], object]) -> Report | None:
-    """Return the first node whose value differs from node 0's."""
-    return next((report for report in reports if value(report) != value(reports[0])), None)
-
-
 def versions(reports: Sequence[Report]) -> CheckResult:
     """Check that all nodes have the same software."""
     head, differing, level = reports[0], [], warning
     for key in head.versions:
-        other = _first_other(reports, lambda report, key=key: report.versions.get(key))  # type: ignore[misc]
+        other = next((report for report in reports if report.versions.get(key) != head.versions[key]), None)
         if other is None or key == "commit":  # two commits with the same sources do not differ
             continue
         level = error if key in VITAL else level
@@ -216,8 +207,7 @@ def versions(reports: Sequence[Report]) -> CheckResult:
 def options(reports: Sequence[Report]) -> CheckResult:
     """Check that all nodes have the same options."""
     head = reports[0]
-    other = _first_other(reports, lambda report: report.command)
-    if other is None:
+    if (other := next((report for report in reports if report.command != head.command), None)) is None:
         return ok("options", "the same on all nodes")
     mine, theirs = flat(dict(head.command)), flat(dict(other.command))
     key = next(key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key))
@@ -228,9 +218,8 @@ def options(reports: Sequence[Report]) -> CheckResult:
 def shared_folder(reports: Sequence[Report]) -> CheckResult:
     """Check that all nodes see the file that node 0 wrote into the run folder."""
     written = f"what node 0 writes to {reports[0].command.get('out_dir') or 'runs'}"
-    for report in reports:
-        if not report.sees_token:
-            return error("shared", f"{report} does not see {written}: name a folder by --out-dir that all nodes mount")
+    if blind := next((report for report in reports if not report.sees_token), None):
+        return error("shared", f"{blind} does not see {written}: name a folder by --out-dir that all nodes mount")
     return ok("shared", f"all nodes see {written}")
 
 

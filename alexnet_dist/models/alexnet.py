@@ -93,9 +93,8 @@ def _load(model: nn.Module, start: StartingWeights) -> None:
         raise UserError(message)
     if reshaped and not start.fresh_head:
         logger.warning("the head of %s has another number of classes: this one starts fresh", start.origin)
-    if reshaped or start.fresh_head:
-        found = {key: value for key, value in found.items() if not key.startswith(HEAD)}
-    model.load_state_dict(found, strict=False)
+    fresh = reshaped or start.fresh_head
+    model.load_state_dict({key: found[key] for key in found if not (fresh and key.startswith(HEAD))}, strict=False)
 
 
 def parameter_table(model: nn.Module) -> str:
@@ -117,10 +116,8 @@ def training_flops(model: nn.Module, image_size: int) -> int:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    num_classes = len(model.get_parameter(f"{HEAD}.bias"))
     with torch.device("meta"):
-        twin = torchvision.models.alexnet(num_classes=num_classes)
-        images = torch.empty(1, 3, image_size, image_size)
+        twin = torchvision.models.alexnet(num_classes=len(model.get_parameter(f"{HEAD}.bias")))
         with FlopCounterMode(display=False) as counter:
-            twin(images).sum().backward()
+            twin(torch.empty(1, 3, image_size, image_size)).sum().backward()
     return int(counter.get_total_flops())

@@ -37,8 +37,7 @@ def margin(image_size: int) -> tuple[int, int]:
     Two before, as torchvision's padding has it. Behind, as many as make the side a multiple of four and leave the
     number of outputs what it was: 2 at 224, from 0 to 3 elsewhere.
     """
-    side = (image_size + 5) // 4 * 4
-    return 2, side - image_size - 2
+    return 2, (image_size + 5) // 4 * 4 - image_size - 2
 
 
 def _pool_before_relu(features: nn.Sequential) -> None:
@@ -71,10 +70,10 @@ class Conv1(nn.Conv2d):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return (B, 64, H, W) from (B, 3, P, P) images with their margin, P a multiple of 4."""
         batch, _, height, width = images.shape
-        rows = images.permute(0, 2, 3, 1)  # a view of channels_last memory, and so are the blocks
-        blocks = rows.reshape(batch, height, width // 4, 12).permute(0, 3, 1, 2)
-        kernel = F.pad(self.weight, (0, 1)).view(-1, 3, 11, 3, 4)  # channel, row, block, pixel of the block
-        kernel = kernel.permute(0, 4, 1, 2, 3).reshape(-1, 12, 11, 3)
+        # a view of channels_last memory
+        blocks = images.permute(0, 2, 3, 1).reshape(batch, height, width // 4, 12).permute(0, 3, 1, 2)
+        # by channel, row, block and pixel of the block
+        kernel = F.pad(self.weight, (0, 1)).view(-1, 3, 11, 3, 4).permute(0, 4, 1, 2, 3).reshape(-1, 12, 11, 3)
         return F.conv2d(blocks, kernel, self.bias, stride=(4, 1))
 
 

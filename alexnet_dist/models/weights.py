@@ -100,11 +100,6 @@ def parse_metadata(text: str | None) -> dict[str, Any] | None:
     return dict(found)
 
 
-def read_description(path: Path) -> dict[str, Any] | None:
-    """Return the metadata of a config.json; None where there is no such file."""
-    return parse_metadata(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
 # ---- starting weights ------------------------------------------------------------------------------------------------
 
 

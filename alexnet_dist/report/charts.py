@@ -76,8 +76,8 @@ def curves(runs: Sequence[Run]) -> list[JsonObject]:
     The x axis is the epoch; it is the step while the number of steps an epoch is not known of every run.
     """
     by_step = any(run.steps_per_epoch is None for run in runs)
-    drawn = [_draw(chart, runs, by_step=by_step) for chart in [*CHARTS, *_per_class(runs)]]
-    return [chart for chart in drawn if chart is not None]
+    charts = [*CHARTS, *_per_class(runs)]
+    return [drawn for chart in charts if (drawn := _draw(chart, runs, by_step=by_step))]
 
 
 def _per_class(runs: Sequence[Run]) -> list[Chart]:
@@ -85,8 +85,7 @@ def _per_class(runs: Sequence[Run]) -> list[Chart]:
     metrics = list(dict.fromkeys(key for record in runs[0].records for key in record if key.startswith("per_class/")))
     if len(runs) > 1 or len(metrics) > MOST_TABLED_CLASSES:
         return []
-    strokes = ["solid" if place < NUM_COLOURS else "dashed" for place in range(len(metrics))]
-    lines = {key: (key.partition("/")[2], stroke) for key, stroke in zip(metrics, strokes, strict=True)}
+    lines = {key: (key.partition("/")[2], "solid" if n < NUM_COLOURS else "dashed") for n, key in enumerate(metrics)}
     return [Chart("classes", "Accuracy of each class", "%", lines)]
 
 
@@ -109,8 +108,9 @@ def _draw(chart: Chart, runs: Sequence[Run], *, by_step: bool) -> JsonObject | N
 
     # ---- the y axis
     values = sorted(y for trace in traces for y in trace["y"])
-    ceiling = _ceiling(values) if chart.capped else None
-    if ceiling is not None:
+    usual = values[int(0.95 * (len(values) - 1))]
+    capped = chart.capped and values[-1] > 3 * usual > 0  # else the largest would flatten the rest
+    if capped:
         notes.append(f"The largest value, {values[-1]:.4g}, is above the picture; a double click shows it.")
     layout = {
         "showlegend": len(entries) > 1,
@@ -121,7 +121,7 @@ def _draw(chart: Chart, runs: Sequence[Run], *, by_step: bool) -> JsonObject | N
             "unifiedhovertitle": {"text": f"{axis} %{{x:{',d' if by_step else '.2~f'}}}"},
             "tickformat": ",d" if by_step else ".4~g",
         },
-        "yaxis": {"exponentformat": "e"} | ({} if ceiling is None else {"range": [0, ceiling], "autorange": False}),
+        "yaxis": {"exponentformat": "e"} | ({"range": [0, 1.3 * usual], "autorange": False} if capped else {}),
     }
     figure = {"data": traces, "layout": layout}
     return chart._asdict() | {"axis": axis, "notes": notes, "figure": figure, "table": _table(by_run)}
@@ -141,8 +141,8 @@ def _traces(chart: Chart, runs: Sequence[Run], place: int, *, by_step: bool) -> 
         shown, scale = evenly(points, MOST_POINTS), 100 if chart.unit == "%" else 1
         traces[name] = {
             "name": _label(run.name if several else line, LEGEND),
-            "x": [_round(x) for x, _ in shown],
-            "y": [_round(scale * y) for _, y in shown],
+            "x": [float(f"{x:.6g}") for x, _ in shown],
+            "y": [float(f"{scale * y:.6g}") for _, y in shown],
             "mode": "lines+markers" if marked else "lines" if len(points) > 1 else "markers",
             "line": STROKES[stroke] | {"color": f"--{colour}"},
             "marker": {"size": 4.5},
@@ -154,9 +154,8 @@ def _traces(chart: Chart, runs: Sequence[Run], place: int, *, by_step: bool) -> 
 
 def _chance(chart: Chart, runs: Sequence[Run], end: float) -> list[JsonObject]:
     """Return the trace of guessing at random, if all runs have one number of classes."""
-    numbers = {run.num_classes for run in runs}
-    num_classes = numbers.pop() if len(numbers) == 1 else None
-    if num_classes is None or chart.key not in ("loss", "accuracy"):
+    num_classes, *others = {run.num_classes for run in runs}
+    if others or num_classes is None or chart.key not in ("loss", "accuracy"):
         return []
     words, value = ("ln", math.log(num_classes)) if chart.key == "loss" else ("1 of", 100 / num_classes)
     name, line = f"chance, {words} {num_classes} = {value:.4g} {chart.unit}", STROKES["chance"] | {"color": "--chance"}
@@ -167,16 +166,6 @@ def _chance(chart: Chart, runs: Sequence[Run], end: float) -> list[JsonObject]:
 def _label(text: str, most: int | None = None) -> str:
     """Return a name, shortened to so many letters, with HTML escaped: plotly's texts know a few tags and entities."""
     return html.escape(text if most is None or len(text) <= most else f"{text[: most - 3]}...", quote=False)
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def _ceiling(values: Sequence[float]) -> float | None:
-    """Return where to cut the axis if the largest of these sorted values would flatten the rest; else None."""
-    usual = values[int(0.95 * (len(values) - 1))]
-    return 1.3 * usual if values[-1] > 3 * usual > 0 else None
 
 
 def _table(by_run: Sequence[dict[str, JsonObject]]) -> JsonObject:
@@ -239,11 +228,11 @@ def _matrix(names: Sequence[str], counts: list[list[int]]) -> JsonObject:
     # ---- the axes: classes at the integers, the first row at the top
     names_shown = {"tickmode": "array" if len(names) <= MOST_TICKS else "auto", "tickvals": list(places)}
     axis = names_shown | {"ticktext": [_label(name, TICK) for name in names], "showgrid": False}
-    title, start, end = {"standoff": 6}, -0.5, len(names) - 0.5
-    columns = axis | {"title": title | {"text": "predicted class"}, "range": [start, end]}
-    rows = axis | {"title": title | {"text": "true class"}, "range": [end, start]}
-    layout = {"xaxis": columns | {"tickangle": -45 if len(names) > 5 else 0}, "yaxis": rows}
-    return {"data": [heatmap, numbers], "layout": layout | {"showlegend": False}}
+    end, angle = len(names) - 0.5, -45 if len(names) > 5 else 0
+    columns = {"title": {"text": "predicted class", "standoff": 6}, "range": [-0.5, end], "tickangle": angle}
+    rows = {"title": {"text": "true class", "standoff": 6}, "range": [end, -0.5]}
+    layout = {"xaxis": axis | columns, "yaxis": axis | rows, "showlegend": False}
+    return {"data": [heatmap, numbers], "layout": layout}
 
 
 def _number_colour(share: float) -> str:

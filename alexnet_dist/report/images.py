@@ -60,21 +60,23 @@ def _converted(png: bytes) -> str | None:
 
 def player(runs: Sequence[Run]) -> JsonObject | None:
     """Return the kernels' pictures of all epochs, a frame for each place of the slider; None without any."""
-    found = [_epoch_folders(run) for run in runs]
-    chosen = [(run, dict(evenly(list(of_run.items()), MOST_EPOCHS))) for run, of_run in zip(runs, found, strict=True)]
+    found = [(run, _epoch_folders(run)) for run in runs]
+    chosen = [(run, dict(evenly(list(folders.items()), MOST_EPOCHS))) for run, folders in found]
     epochs = sorted({epoch for _, folders in chosen for epoch in folders})
     if not epochs:
         return None
     last = max(epochs[-1], *(run.epochs for run in runs))
     indices: dict[str, int] = {}
     frames = [_frame(chosen, indices, epoch, last) for epoch in epochs]
-    thinned = [(run.name, len(of_run)) for run, of_run in zip(runs, found, strict=True) if len(of_run) > MOST_EPOCHS]
     note = "{}: {} of {} epochs with pictures are shown, evenly spaced."
+    kernels = {number(run.config.get("log.conv2_kernel")) for run in runs}
+    one_kernel = len(kernels) == 1 and NOTHING not in kernels  # the same in all runs
+    conv2 = {"conv2": f"conv2, the 64 channels of kernel {kernels.pop()}"} if one_kernel else {}
     return {
         "frames": frames,
         "pictures": list(indices),
-        "notes": [note.format(name, MOST_EPOCHS, count) for name, count in thinned],
-        "groups": _groups(runs, frames[-1], _layer_titles(runs)),
+        "notes": [note.format(run.name, MOST_EPOCHS, len(paths)) for run, paths in found if len(paths) > MOST_EPOCHS],
+        "groups": _groups(runs, frames[-1], LAYER_TITLES | conv2),
         "overview": _groups(runs, frames[-1], OVERVIEW_TITLES),
     }
 
@@ -107,30 +109,18 @@ def _frame(chosen: Sequence[tuple[Run, dict[int, Path]]], indices: dict[str, int
         if not folders:
             continue
         nearest = max((other for other in folders if other <= epoch), default=min(folders))
+        ended = run.ended(nearest)
         for name in (f"{layer}_{state}" for layer in [*LAYER_TITLES, *OVERVIEW_TITLES] for state in STATE_TITLES):
             if uri := picture(folders[nearest] / f"{name}.png"):
                 images[f"{place}-{name}"] = indices.setdefault(uri, len(indices))
         for layer in LAYER_TITLES:
-            text = _kernel_text(run.ended(nearest), layer)
+            numbers = [finite(ended.get(f"kernels/{layer}_{name}")) for name in KERNEL_NUMBERS]
+            text = "" if None in numbers else KERNEL_TEXT.format(*numbers)
             texts[f"{place}-{layer}"] = f"epoch {nearest}, {text}" if len(chosen) > 1 else text
     value, record = f"epoch {epoch} of {last}", chosen[0][0].ended(epoch)
     step, top1 = number(record.get("global_step")), percent(finite(record.get("val/top1")))
     caption = value if len(chosen) > 1 else f"{value}, step {step}, top-1 {top1}"
     return {"value": value, "caption": caption, "images": images, "texts": texts}
-
-
-def _kernel_text(record: JsonObject, layer: str) -> str:
-    """Return an epoch's numbers of a layer's kernels; empty unless all were recorded."""
-    numbers = [finite(record.get(f"kernels/{layer}_{name}")) for name in KERNEL_NUMBERS]
-    return "" if None in numbers else KERNEL_TEXT.format(*numbers)
-
-
-def _layer_titles(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the layers' titles, with the number of conv2's kernel where all runs show the same."""
-    kernels = {number(run.config.get("log.conv2_kernel")) for run in runs}
-    if len(kernels) > 1 or NOTHING in kernels:
-        return LAYER_TITLES
-    return LAYER_TITLES | {"conv2": f"conv2, the 64 channels of kernel {kernels.pop()}"}
 
 
 def _groups(runs: Sequence[Run], frame: JsonObject, titles: dict[str, str]) -> list[JsonObject]:

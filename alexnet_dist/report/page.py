@@ -29,31 +29,26 @@ REPORT = "report.html"
 # ---- one run --------------------------------------------------------------------------------------------------------
 
 
-def _headline(run: Run) -> list[tuple[str, str, str]]:
-    """Return the most important results: of each the name, the value, and an addition, which may be empty."""
-    rate, mfu = _speed(run)
-    seconds = finite(run.summary.get("wall_seconds"))
+def _headline(run: Run) -> dict[str, tuple[str, str]]:
+    """Return the most important results by name: of each the value, and an addition, which may be empty."""
+    keys = ("wall_seconds", "images_per_second", "flops_per_image", "peak_tflops")
+    seconds, rate, flops, peak = (finite(run.summary.get(key)) for key in keys)
+    if rate and flops and peak:  # over the whole run; without a summary, over the last steps
+        mfu: float | None = rate * flops / peak / 1e12
+    else:
+        rate, mfu = run.last("perf/images_per_second"), run.last("perf/mfu")
     steps = run.records[-1]["global_step"] if run.records else 0
     ended = sum("val/top1" in record for record in run.records)
     loss, memory = run.last("val/loss"), run.last("perf/memory_gib")
     best, best_epoch = (run.best[0], f"epoch {run.best[1]}") if run.best else (None, "")
-    rows = [
-        ("best top-1", percent(best), best_epoch),
-        ("final top-1", percent(run.last("val/top1")), "" if loss is None else f"loss {loss:.4f}"),
-        ("epochs", f"{ended} of {run.epochs}", f"{steps:,.0f} steps"),
-        ("wall time", NOTHING if seconds is None else duration(seconds), ""),
-        ("images per second", number(rate), "" if mfu is None else f"MFU {100 * mfu:.1f}{NBSP}%"),
-    ]
-    return rows if memory is None else [*rows, ("peak memory", f"{memory:.2f}{NBSP}GiB", "")]
-
-
-def _speed(run: Run) -> tuple[float | None, float | None]:
-    """Return images per second and MFU over the whole run; without a summary, those of the last steps."""
-    keys = ("images_per_second", "flops_per_image", "peak_tflops")
-    rate, flops, peak = (finite(run.summary.get(key)) for key in keys)
-    if rate and flops and peak:
-        return rate, rate * flops / peak / 1e12
-    return run.last("perf/images_per_second"), run.last("perf/mfu")
+    found = {
+        "best top-1": (percent(best), best_epoch),
+        "final top-1": (percent(run.last("val/top1")), "" if loss is None else f"loss {loss:.4f}"),
+        "epochs": (f"{ended} of {run.epochs}", f"{steps:,.0f} steps"),
+        "wall time": (NOTHING if seconds is None else duration(seconds), ""),
+        "images per second": (number(rate), "" if mfu is None else f"MFU {100 * mfu:.1f}{NBSP}%"),
+    }
+    return found if memory is None else found | {"peak memory": (f"{memory:.2f}{NBSP}GiB", "")}
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -105,8 +100,7 @@ def _distinguish(runs: Sequence[Run]) -> list[Run]:
 def _comparison(runs: Sequence[Run]) -> JsonObject:
     """Return a table of headlines and facts: its columns, a row of (value, addition) for each run, the best top-1."""
     cells = [
-        {name: (value, more) for name, value, more in _headline(run)}
-        | {name: (value, "") for name, value in _facts(run).items() if name != "versions"}
+        _headline(run) | {name: (value, "") for name, value in _facts(run).items() if name != "versions"}
         for run in runs
     ]
     columns = list(dict.fromkeys(name for row in cells for name in row))
@@ -137,19 +131,15 @@ def render(runs: Sequence[Run]) -> str:
     environment.filters["shorten"] = shorten
     source = Path(__file__).with_name("templates")
     scripts = [get_plotlyjs(), (source / "report.js").read_text(encoding="utf-8")]
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]  # no other script runs in the page
     return environment.get_template("report.html.j2").render(
         **_content(_distinguish(runs)),
         scripts=scripts,
         style=(source / "report.css").read_text(encoding="utf-8"),
-        hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts),
+        hashes=" ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests),
         written=time.strftime("%Y-%m-%d %H:%M"),
         version=__version__,
     )
-
-
-def _hash(script: str) -> str:
-    """Return a script's SHA-256 as a content security policy names it: no other script runs in the page."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _content(runs: Sequence[Run]) -> JsonObject:

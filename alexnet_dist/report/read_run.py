@@ -3,9 +3,10 @@
 The files are not trusted: what is missing, torn or of another type is left out.
 """
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,12 +20,10 @@ from alexnet_dist.text import NOTHING
 JsonObject = dict[str, Any]
 """What a file of the run folder holds, or what the template or the page's script reads."""
 MOST_COUNTED = 2**53  # JavaScript rounds larger integers
-STATUS = {
-    "finished": "finished",
+STATUS = {  # in words, where the word itself is not enough
     "max_steps": "ended early, at --max-steps",
     "stopped": "stopped; the same command continues it",
     "non-finite": "ended by a NaN",
-    "failed": "failed",
 }
 
 
@@ -73,7 +72,7 @@ class Run:
         status = str(self.summary.get("status", "unknown"))
         step = finite(self.summary.get("global_step"))
         if step is not None and self.records and self.records[-1]["global_step"] > step:
-            return f"{STATUS.get(status, 'ended')} in an earlier part of the run: it trains on, or was killed"
+            return f"{STATUS.get(status, status)} in an earlier part of the run: it trains on, or was killed"
         return STATUS.get(status, status)
 
     @property
@@ -110,45 +109,36 @@ def read(folder: Path) -> Run:
         reason = f"{folder} holds no metrics.jsonl that can be read ({error.strerror})"
         raise UserError(f"{reason}: name a run folder, such as one below runs/") from None
     evaluation = _parse(content(folder / "evaluation.json"))
+    # a line of metrics.jsonl without numbers as its step and epoch is left out: the last one may be torn
     return Run(
         name=folder.resolve().name,
         folder=folder,
-        config=_parse_config(content(folder / "config.yaml")),
+        config=_parse(content(folder / "config.yaml"), _flat_yaml),
         summary=_parse(content(folder / "summary.json")),
-        records=[record for record in map(_parse, lines) if _is_record(record)],  # the last line may be torn
+        records=[r for r in map(_parse, lines) if None not in map(finite, (r.get("global_step"), r.get("epoch")))],
         evaluation=evaluation if _is_evaluation(evaluation) else {},
     )
 
 
 def content(path: Path) -> bytes:
     """Return a file's content; empty if it cannot be read."""
-    try:
+    with contextlib.suppress(OSError):
         return path.read_bytes()
-    except OSError:
-        return b""
+    return b""
 
 
-def _parse(text: bytes) -> JsonObject:
-    """Return a text's JSON object; empty if it holds none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _parse(text: bytes, load: Callable[[bytes], object] = json.loads) -> JsonObject:
+    """Return a text's mapping, JSON or what `load` reads; empty if it holds none."""
+    with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+        if isinstance(value := load(text), dict):
+            return value
+    return {}
 
 
-def _parse_config(text: bytes) -> JsonObject:
-    """Return the options of config.yaml, flat; empty if it holds none."""
-    try:
-        nested = yaml.safe_load(text)
-        return flat({str(key): value for key, value in nested.items()}) if isinstance(nested, dict) else {}
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-
-
-def _is_record(record: JsonObject) -> bool:
-    """Return whether a line of metrics.jsonl has numbers as its step and epoch."""
-    return all(finite(record.get(key)) is not None for key in ("global_step", "epoch"))
+def _flat_yaml(text: bytes) -> JsonObject | None:
+    """Return the options of config.yaml, flat; None if it holds no mapping."""
+    nested = yaml.safe_load(text)
+    return flat(nested) if isinstance(nested, dict) else None
 
 
 def _is_evaluation(evaluation: JsonObject) -> bool:

@@ -2,12 +2,7 @@
 
 from alexnet_dist.tracking.code_version import git_commit
 from alexnet_dist.tracking.console import Console
-from alexnet_dist.tracking.run_dir import RunDirLock, check_run_dir, choose_run_dir, private_folder
 from alexnet_dist.tracking.run_logger import RunLogger
-from alexnet_dist.tracking.tracker import Level, Media, MediaFiles, Record, Tracker, Weights
-from alexnet_dist.tracking.wandb_tracker import check_login, wandb_mode
+from alexnet_dist.tracking.tracker import Media, Record, Weights
 
-__all__ = [
-    "Console", "Level", "Media", "MediaFiles", "Record", "RunDirLock", "RunLogger", "Tracker", "Weights",
-    "check_login", "check_run_dir", "choose_run_dir", "git_commit", "private_folder", "wandb_mode",
-]  # fmt: skip
+__all__ = ["Console", "Media", "Record", "RunLogger", "Weights", "git_commit"]

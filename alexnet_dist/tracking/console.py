@@ -56,8 +56,6 @@ class Console:
             step: optimizer steps so far.
             last_step: optimizer steps of the whole run.
         """
-        if not self.enabled:
-            return
         if self._bar is not None:
             self._bar.update()
         if record is None:

@@ -90,18 +90,16 @@ def check_run_dir(config: Config) -> None:
         UserError: a run would be overwritten, or there is none to continue, or it has another configuration.
     """
     folder = config.out_dir
-    holds_run = folder is not None and (folder / "config.yaml").exists()
-    if config.resume == "must" and not holds_run:
-        place = f"{folder} holds no run" if folder else "no --out-dir is given"
-        raise UserError(f"--resume must: {place}")
-    if folder is None or not holds_run:
+    if folder is None or not (folder / "config.yaml").exists():
+        if config.resume == "must":
+            place = f"{folder} holds no run" if folder else "no --out-dir is given"
+            raise UserError(f"--resume must: {place}")
         return
     if config.resume == "never":
         raise UserError(f"{folder} holds a run already: choose another --out-dir, or continue it by --resume auto")
-    try:
+    recorded = None
+    with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
         recorded = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        recorded = None
     changed = configuration.changed_fields(recorded, config) if isinstance(recorded, dict) else ["config.yaml"]
     if changed:
         fault = f"{folder} holds a run with another configuration ({'; '.join(changed)})"
@@ -120,17 +118,16 @@ class RunDirLock:
         Raises:
             UserError: another run has the lock, or the folder cannot be written.
         """
-        lock = filelock.FileLock(folder / ".lock", mode=0o600)
+        self._lock = filelock.FileLock(folder / ".lock", mode=0o600)
         with writing(folder):
             make_run_dir(folder)
             try:
-                lock.acquire(timeout=0)
+                self._lock.acquire(timeout=0)
             except filelock.Timeout:
                 raise UserError(f"another run is writing into {folder}: wait, or choose another --out-dir") from None
-        self._lock = lock
 
     def release(self) -> None:
-        """Release the lock, if it is taken."""
+        """Release the lock; without effect where it is not taken."""
         if self._lock is not None:
             self._lock.release()
 
@@ -149,12 +146,10 @@ def read_records(path: Path, *, last_step: int) -> list[Record]:
         return []
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with contextlib.suppress(ValueError):  # of the line that a killed run was writing
             record = json.loads(line)
-        except ValueError:  # the line that a killed run was writing
-            continue
-        if isinstance(record, dict) and record.get("global_step", last_step + 1) <= last_step:
-            records.append(record)
+            if isinstance(record, dict) and record.get("global_step", last_step + 1) <= last_step:
+                records.append(record)
     return records
 
 

@@ -4,10 +4,13 @@ A record is written to metrics.jsonl first. Two threads do the slow work: `drawi
 figures/, `trackers` calls the trackers. So neither training nor the drawing of pictures waits for a server.
 """
 
+import contextlib
 import logging
+import queue
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +21,51 @@ from alexnet_dist import config as configuration
 from alexnet_dist.config import Config
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir, tensorboard_tracker, wandb_tracker
-from alexnet_dist.tracking.tracker import Level, Media, MediaFiles, Picture, Record, Tracker, Weights
-from alexnet_dist.tracking.worker import Worker
+from alexnet_dist.tracking.tracker import Level, Media, Record, Tracker, Weights
 
 logger = logging.getLogger(__name__)
-
 
 PREEMPTED = "PREEMPTED"  # file in the folder of a run that was stopped and can be continued
 MAX_CALLS = 10_000  # calls that wait for the trackers: a day of records, at one in ten seconds
 MAX_DRAWINGS = 4  # sets of pictures that wait to be drawn, with 1.3 MB of weights each; with more, training waits
 DRAWING_SECONDS = 60  # at the end of the run, until pictures that wait are left out
 GRACE_SECONDS = 30  # at the end of the run, after W&B's own limit, until the trackers are abandoned
+
+
+class Worker:
+    """Daemon thread that runs jobs in order; the process can end while a job hangs.
+
+    Args:
+        name: of the thread.
+        capacity: number of jobs that may wait.
+    """
+
+    def __init__(self, name: str, *, capacity: int) -> None:
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(capacity)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def do(self, job: Callable[[], None], *, wait: bool = False) -> bool:
+        """Queue a job and return True; if the queue is full, wait for room, or without `wait` return False."""
+        with contextlib.suppress(queue.Full):
+            self._jobs.put(job, block=wait)
+            return True
+        return False
+
+    def finish(self, seconds: float) -> bool:
+        """Return whether all jobs are done, after waiting at most `seconds` for room and `seconds` for the jobs."""
+        with contextlib.suppress(queue.Full):
+            self._jobs.put(None, timeout=seconds)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        """Run the jobs until None comes."""
+        while job := self._jobs.get():
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001, PERF203 - a picture is not worth a run
+                logger.warning("a record's pictures or tables are left out: %s", error)
 
 
 class RunLogger:
@@ -126,7 +163,7 @@ class RunLogger:
         self._each("log", record)
 
     def show(self, record: Record, draw: Callable[[], Media], *, send: bool = True) -> None:
-        """Draw pictures on a thread, write them to `figures/` and `figures/epoch_0007/`, and send them to the trackers.
+        """Draw pictures on a thread, write them to `figures/epoch_0007/` with copies in `figures/`, and send the files.
 
         Args:
             record: the record of their step and epoch.
@@ -135,23 +172,17 @@ class RunLogger:
         """
 
         def job() -> None:
-            media = draw()
-            paths = self._save(media.pictures, epoch=record["epoch"])
+            media, newest = draw(), run_dir.private_folder(self.folder, "figures")
+            folder = newest / f"epoch_{record['epoch']:04d}"
+            folder.mkdir(exist_ok=True)
+            paths = {name: folder / f"{name.rpartition('/')[2]}.png" for name in media.pictures}
+            for name, path in paths.items():
+                Image.fromarray(media.pictures[name]).save(path)
+                shutil.copyfile(path, newest / path.name)
             if send:  # paths, not pictures: 10 MB an epoch would accumulate while a tracker hangs
-                self._each("show", record, MediaFiles(paths, media.captions, media.histograms))
+                self._each("show", record, replace(media, pictures=paths))
 
         self._draw(job)
-
-    def _save(self, pictures: Mapping[str, Picture], *, epoch: int) -> dict[str, Path]:
-        """Write pictures as PNG files of an epoch and return their paths; `figures/` has copies of the newest."""
-        newest = run_dir.private_folder(self.folder, "figures")
-        folder = newest / f"epoch_{epoch:04d}"
-        folder.mkdir(exist_ok=True)
-        paths = {name: folder / f"{name.rpartition('/')[2]}.png" for name in pictures}
-        for name, path in paths.items():
-            Image.fromarray(pictures[name]).save(path)
-            shutil.copyfile(path, newest / path.name)
-        return paths
 
     def table(self, record: Record, name: str, make: Callable[[], Sequence[Record]]) -> None:
         """Send a table to the trackers; `make` returns its rows and is called on the drawing thread."""
@@ -178,9 +209,18 @@ class RunLogger:
 
     # ---- end --------------------------------------------------------------------------------------------------------
 
-    def write(self, name: str, content: Record) -> None:
-        """Write a JSON file into the run folder in one step; a failure is logged, and nothing is raised."""
-        self._write(name, run_dir.to_json(content, indent=1))
+    def write(self, name: str, content: Record | str) -> None:
+        """Write a file, text or a record as JSON, into the run folder in one step.
+
+        A failure is logged and not raised, so that it does not hide how the run ended.
+        """
+        if not self.enabled:
+            return
+        text = content if isinstance(content, str) else run_dir.to_json(content, indent=1)
+        try:
+            atomic_files.write_text(self.folder / name, text + "\n")
+        except OSError as error:
+            logger.error("%s cannot be written: %s", self.folder / name, error)
 
     def write_summary(self, summary: Record) -> None:
         """Write summary.json and set the trackers' summaries."""
@@ -194,18 +234,9 @@ class RunLogger:
             reason: the file's content.
             requeue: whether W&B's sweeps should start the run again: after a signal of the system, not of a person.
         """
-        self._write(PREEMPTED, reason)
+        self.write(PREEMPTED, reason)
         if requeue:
             self._each("preempted")
-
-    def _write(self, name: str, text: str) -> None:
-        """Write a text file; a failure is logged and not raised, so that it does not hide how the run ended."""
-        if not self.enabled:
-            return
-        try:
-            atomic_files.write_text(self.folder / name, text + "\n")
-        except OSError as error:
-            logger.error("%s cannot be written: %s", self.folder / name, error)
 
     def close(self, exit_code: int = 0) -> None:
         """Close the trackers, after waiting for pictures and uploads, four minutes at most."""

@@ -7,7 +7,7 @@ from PIL import Image
 
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir
-from alexnet_dist.tracking.tracker import MediaFiles, Record, Tracker
+from alexnet_dist.tracking.tracker import Media, Record, Tracker
 
 
 class TensorBoardTracker(Tracker):
@@ -37,7 +37,7 @@ class TensorBoardTracker(Tracker):
         numbers = {key: x for key, x in record.items() if isinstance(x, int | float) and key != "global_step"}
         self._events.log(numbers, step=record["global_step"])
 
-    def show(self, record: Record, media: MediaFiles) -> None:
+    def show(self, record: Record, media: Media) -> None:
         """Write pictures and histograms; TensorBoard has no captions."""
         step = record["global_step"]
         images = {name: np.asarray(Image.open(path))[None] for name, path in media.pictures.items()}
@@ -49,7 +49,6 @@ class TensorBoardTracker(Tracker):
         """Write the run's results as text."""
         self._events.log({"summary": "\n".join(f"    {key}: {value}" for key, value in summary.items())})
 
-    def close(self, exit_code: int) -> None:
+    def close(self, exit_code: int) -> None:  # noqa: ARG002 - event files hold no exit code
         """Flush the event file."""
-        del exit_code
         self._events.finish()

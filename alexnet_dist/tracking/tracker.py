@@ -12,8 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Picture = npt.NDArray[np.uint8]  # (H, W, 3)
-
 Record = dict[str, Any]  # of a step or an epoch: numbers by name, with `global_step` and `epoch`
 Level = Literal["INFO", "WARN", "ERROR"]  # of an alert
 
@@ -22,24 +20,12 @@ Level = Literal["INFO", "WARN", "ERROR"]  # of an alert
 class Media:
     """Pictures and histograms that belong to one record."""
 
-    pictures: Mapping[str, Picture] = field(default_factory=dict)
-    """(H, W, 3) uint8, by name."""
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+    """By name, (H, W, 3) uint8 where they are drawn. A tracker gets PNG files, so that what waits for it is small."""
     captions: Mapping[str, str] = field(default_factory=dict)
     """Captions of some pictures, by the pictures' names."""
     histograms: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     """(N,) values of each histogram, by name."""
-
-
-@dataclass(frozen=True)
-class MediaFiles:
-    """Media whose pictures are files, so that what waits for a tracker is small."""
-
-    pictures: Mapping[str, Path]
-    """PNG files, by the pictures' names."""
-    captions: Mapping[str, str]
-    """As in `Media`."""
-    histograms: Mapping[str, npt.NDArray[np.float32]]
-    """As in `Media`."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +60,8 @@ class Tracker:
     def log(self, record: Record) -> None:
         """Send a record of numbers."""
 
-    def show(self, record: Record, media: MediaFiles) -> None:
-        """Send the pictures and histograms of a record."""
+    def show(self, record: Record, media: Media) -> None:
+        """Send the pictures, as PNG files, and the histograms of a record."""
 
     def confusion(self, record: Record, counts: npt.NDArray[np.int64], class_names: Sequence[str]) -> None:
         """Send a confusion matrix, (C, C), whose rows are the true classes."""

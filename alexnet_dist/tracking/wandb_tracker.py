@@ -25,7 +25,7 @@ import psutil
 from alexnet_dist.config import Config, WandbConfig
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir, wandb_repair
-from alexnet_dist.tracking.tracker import Level, MediaFiles, Record, Tracker, Weights
+from alexnet_dist.tracking.tracker import Level, Media, Record, Tracker, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,10 @@ def _wandb_login() -> str | None:
             return variable
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc  # with the port, as wandb has it
     path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    try:
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
         _, _, key = netrc.netrc(path).authenticators(host) or ("", "", "")
         return str(path) if key else None
-    except (OSError, netrc.NetrcParseError):
-        return None
+    return None
 
 
 # ---- trackers -------------------------------------------------------------------------------------------------------
@@ -130,7 +129,6 @@ class WandbTracker(Tracker):
             "job_type": config.job_type,
             "tags": list(dict.fromkeys([*config.tags, *tags])),
             "id": _run_id(self._folder),
-            "resume": "allow",
             "dir": str(folder),
             "config": described,
         }
@@ -157,13 +155,10 @@ class WandbTracker(Tracker):
     def _init(self, mode: str, arguments: Record, *, stop: Stop, shared: bool) -> Any:  # noqa: ANN401 - a run
         """Return a W&B run that has begun; a shared one lets other ranks join."""
         # wandb copies its settings deeply: a function stays as it is, and objects that `stop` holds may not be copied.
-        settings: Record = {"stop_fn": None if stop is None else lambda: stop()}  # noqa: PLW0108
-        if shared:
-            settings |= {"mode": "shared", "x_label": "rank0", "x_primary": True}
-            arguments = arguments | {"resume": None}
-        else:
-            arguments = arguments | {"mode": mode}
-        return self._wandb.init(**arguments, settings=_settings(self._wandb, **settings))
+        stop_fn = None if stop is None else lambda: stop()  # noqa: PLW0108
+        first = {"mode": "shared", "x_label": "rank0", "x_primary": True} if shared else {}
+        way = {} if shared else {"mode": mode, "resume": "allow"}
+        return self._wandb.init(**arguments, **way, settings=_settings(self._wandb, stop_fn=stop_fn, **first))
 
     def replay(self, records: Sequence[Record]) -> None:
         """Send the records again, if the process that recorded them was killed."""
@@ -175,7 +170,7 @@ class WandbTracker(Tracker):
         """Send a record of numbers."""
         self._run.log(record)
 
-    def show(self, record: Record, media: MediaFiles) -> None:
+    def show(self, record: Record, media: Media) -> None:
         """Send pictures and histograms in one call, with their axes; wandb copies PNG files byte by byte."""
         image, captions = self._wandb.Image, media.captions
         pictures = {name: image(str(path), caption=captions.get(name)) for name, path in media.pictures.items()}

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -24,6 +24,7 @@ from torch import nn
 from alexnet_dist import atomic_files
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import weights
+from alexnet_dist.models.weights import Tensors
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ SCRATCH = ".writing-"
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What damaged files make their readers raise."""
 
-Tensors = dict[str, torch.Tensor]
 State = dict[str, Any]
 
 
@@ -54,12 +54,7 @@ class Saver:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        keep: int,
-        failed: Callable[[], None],
-        written: Callable[[Path, State], None] = lambda _path, _state: None,
+        self, folder: Path, *, keep: int, failed: Callable[[], None], written: Callable[[Path, State], None]
     ) -> None:
         self._folder, self._keep, self._failed, self._written = folder, keep, failed, written
         self._copies: dict[str, Tensors] = {}
@@ -138,13 +133,11 @@ def save(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State, 
             made.mkdir(parents=True)
             atomic_files.set_mode(made, FOLDER_MODE)
         _check_space(scratch, tensors)
-        for name, part in tensors.items():
-            if name == "optimizer":
-                _save_tensors(part, scratch / "optimizer.safetensors")
-            else:
-                claims_result = name == "ema" or "ema" not in tensors
-                claim = metadata if claims_result else {**metadata, "result": None}
-                weights.write(scratch / f"{name}.safetensors", part, claim)
+        claim = {**metadata, "result": None} if "ema" in tensors else metadata
+        weights.write(scratch / "model.safetensors", tensors["model"], claim)
+        _save_tensors(tensors["optimizer"], scratch / "optimizer.safetensors")
+        if "ema" in tensors:
+            weights.write(scratch / "ema.safetensors", tensors["ema"], metadata)
         _write_json(scratch / CONFIG, metadata, mode=weights.FOR_ALL)
         _write_json(scratch / "state.json", {"format": FORMAT, **state})
         manifest = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
@@ -153,7 +146,7 @@ def save(folder: Path, *, step: int, tensors: dict[str, Tensors], state: State, 
         replaced = folder / f"{SCRATCH}over-{final.name}"
         if final.exists():
             final.rename(replaced)
-        scratch.rename(final)  # a crash between the two loses nothing: `_finish_renaming`
+        scratch.rename(final)  # a crash between the two loses nothing: `newest`
         atomic_files.flush(folder)
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
@@ -202,7 +195,10 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         UserError: there are checkpoints and all are damaged.
     """
-    _finish_renaming(folder)
+    for scratch in folder.glob(f"{SCRATCH}step_*"):  # complete ones, that a crash left under the temporary name
+        final = folder / scratch.name.removeprefix(SCRATCH)
+        if not final.exists() and find_fault(scratch) is None:
+            scratch.rename(final)
     found = checkpoints(folder)
     for path in reversed(found):
         fault = find_fault(path)
@@ -212,14 +208,6 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if found:
         raise UserError(f"all {len(found)} checkpoints in {folder} are damaged: start afresh in another --out-dir")
     return None
-
-
-def _finish_renaming(folder: Path) -> None:
-    """Give its name to a complete checkpoint that a crash left under the temporary one."""
-    for scratch in folder.glob(f"{SCRATCH}step_*"):
-        final = folder / scratch.name.removeprefix(SCRATCH)
-        if not final.exists() and find_fault(scratch) is None:
-            scratch.rename(final)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -241,9 +229,8 @@ def find_fault(path: Path) -> str | None:
                 return f"its manifest names {name}, which is no file of its own"
             if _describe(path / name) != expected:
                 return f"{name} is not what was written"
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if state["format"] != FORMAT:
-            return f"its format is {state['format']}, and this version reads {FORMAT}"
+        if (found := read_state(path)["format"]) != FORMAT:
+            return f"its format is {found}, and this version reads {FORMAT}"
     except DAMAGED as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -259,10 +246,8 @@ def prune(folder: Path, *, keep: int, last_step: int) -> None:
             none and are replaced when the run gets there.
     """
     found = [path for path in checkpoints(folder) if int(path.name.partition("_")[2]) <= last_step]
-    best = best_of(found)
-    for path in found[:-keep]:
-        if path != best:
-            shutil.rmtree(path, ignore_errors=True)
+    for path in sorted(set(found[:-keep]) - {best_of(found)}):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def best_of(found: Sequence[Path]) -> Path | None:
@@ -272,8 +257,7 @@ def best_of(found: Sequence[Path]) -> Path | None:
 
 def read_state(path: Path) -> State:
     """Return a checkpoint's state; the caller knows that it is whole."""
-    state: State = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    return state
+    return cast("State", json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
 def evaluated_weights(path: Path) -> Path:
@@ -321,7 +305,7 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": atomic_files.sha256(path)}
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     """Name the optimizer's state after the parameters: `exp_avg:features.0.weight`."""
     return {
         f"{kind}:{name}": value
@@ -331,13 +315,13 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     parameters = dict(model.named_parameters())
     kinds = {key.partition(":")[0] for key in tensors}
     if odd := tensors.keys() ^ {f"{kind}:{name}" for kind in kinds for name in parameters}:
         raise KeyError(f"the optimizer's state has too little or too much: {min(odd)}")
     positions = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    state: dict[int, Tensors] = {}
     for key, value in tensors.items():
         kind, _, name = key.partition(":")
         parameter = parameters[name]

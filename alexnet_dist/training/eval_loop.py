@@ -1,6 +1,6 @@
 """The evaluation loop: `evaluate` counts every image of a split exactly once, at any world size."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -8,18 +8,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from alexnet_dist.data import Batch
+from alexnet_dist.data import Batch, Inputs
 from alexnet_dist.training.metrics import EvalCounts, Evaluation
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    loader: Iterable[Batch],
-    inputs: Callable[[torch.Tensor], torch.Tensor],
-    accelerator: Accelerator,
-    *,
-    flip_tta: bool = False,
+    model: nn.Module, loader: Iterable[Batch], inputs: Inputs, accelerator: Accelerator, *, flip_tta: bool = False
 ) -> Evaluation:
     """Return a network's accuracy, loss and confusion matrix on a split. Every rank must call it; all get the same.
 
@@ -27,7 +22,7 @@ def evaluate(
         model: from inputs to logits (B, C); the raw module, as DDP's wrapper would wait for ranks without images. It is
             left in evaluation mode.
         loader: this rank's shares of the split: stored images, labels and ids, on the accelerator's device.
-        inputs: from stored images to the model's inputs; a `data.inputs.Inputs`.
+        inputs: from stored images to the model's inputs.
         accelerator: whose ranks evaluate together, under its autocast.
         flip_tta: look at each image's mirror image too, for `Evaluation.top1_flip_tta`.
     """

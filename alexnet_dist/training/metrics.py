@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,38 +35,25 @@ class NonFiniteError(RuntimeError):
         self.images = images
 
 
-@dataclass
-class StepWindow:
-    """Losses, image ids and gradient norms of the optimizer steps since the last record, on the device."""
+class StepWindow(list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
+    """What `train_step` returned for each optimizer step since the last record, on the device.
 
-    losses: list[torch.Tensor] = field(default_factory=list)
-    """Per step, (B,) float32: each image's loss on this rank."""
-    ids: list[torch.Tensor] = field(default_factory=list)
-    """Per step, (B,) int64: the images' ids."""
-    gradient_norms: list[torch.Tensor] = field(default_factory=list)
-    """Per step, () float32, equal on all ranks."""
-
-    def __len__(self) -> int:
-        return len(self.losses)
+    Losses (B,) float32 and ids (B,) int64 are of this rank's images, gradient norms () float32 equal on all ranks.
+    """
 
     @property
     def num_images(self) -> int:
         """This rank's images in the window."""
-        return sum(map(len, self.ids))
-
-    def add(self, losses: torch.Tensor, ids: torch.Tensor, gradient_norm: torch.Tensor) -> None:
-        """Note one optimizer step; copies nothing and waits for nothing."""
-        self.losses.append(losses)
-        self.ids.append(ids)
-        self.gradient_norms.append(gradient_norm)
+        return sum(len(ids) for _, ids, _ in self)
 
     def loss_sums(self) -> torch.Tensor:
         """Return (steps,) float64: the sum of this rank's losses of each step, to be summed over ranks."""
-        return torch.stack([losses.double().sum() for losses in self.losses])
+        return torch.stack([losses.double().sum() for losses, _, _ in self])
 
     def images(self, index: int) -> list[tuple[int, float]]:
         """Return the id and the loss of a step's images on this rank. Waits for the device."""
-        return list(zip(self.ids[index].tolist(), self.losses[index].tolist(), strict=True))
+        losses, ids, _ = self[index]
+        return list(zip(ids.tolist(), losses.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -82,19 +69,6 @@ class Mistake:
     loss: float
 
 
-@dataclass(frozen=True)
-class EvalTotals:
-    """What one rank counted in an evaluation."""
-
-    loss_sum: float
-    confusion: Counts
-    """(C, C) int64: rows are true classes, columns predicted ones."""
-    num_top5: int
-    num_mirrored: int | None
-    """Images recognised by flip TTA; None without it."""
-    worst: tuple[Mistake, ...]
-
-
 class EvalCounts:
     """What an evaluation leaves of each image on one rank, on the device until `totals` fetches it."""
 
@@ -104,7 +78,6 @@ class EvalCounts:
         """Per batch, (5, B) int64: ids, labels, predicted classes, in the top five, right by flip TTA."""
         self._real: list[torch.Tensor] = []
         """Per batch, (2, B) float32: probabilities of the predicted class, losses."""
-        self._loss_sums: list[torch.Tensor] = []
         self._has_mirrored = False
 
     def add(
@@ -132,15 +105,14 @@ class EvalCounts:
         self._whole.append(torch.stack([ids, labels, predicted, in_top5.long(), (flipped == labels).long()]))
         probabilities = logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
         self._real.append(torch.stack([probabilities, losses]))
-        self._loss_sums.append(losses.double().sum())
 
-    def totals(self) -> EvalTotals | None:
+    def totals(self) -> Evaluation | None:
         """Return what was counted; None on a rank that got no share of a small split. Waits for the device."""
         if not self._whole:
             return None
         num, (_, labels, predicted, in_top5, flip_right) = self._num_classes, torch.cat(self._whole, dim=1)
-        return EvalTotals(
-            loss_sum=sum(torch.stack(self._loss_sums).tolist()),
+        return Evaluation(
+            loss_sum=sum(torch.stack([losses.double().sum() for _, losses in self._real]).tolist()),
             confusion=torch.bincount(labels * num + predicted, minlength=num * num).view(num, num).cpu().numpy(),
             num_top5=int(in_top5.sum()),
             num_mirrored=int(flip_right.sum()) if self._has_mirrored else None,
@@ -158,19 +130,14 @@ class EvalCounts:
 
 def worst_of(mistakes: Iterable[Mistake], most: int) -> tuple[Mistake, ...]:
     """Return the worst of all ranks' mistakes; the same images at any world size."""
-    return tuple(sorted(mistakes, key=lambda mistake: (-_badness(mistake.loss), mistake.id))[:most])
-
-
-def _badness(loss: float) -> float:
-    return math.inf if math.isnan(loss) else loss
+    return tuple(sorted(mistakes, key=lambda m: (-math.inf if math.isnan(m.loss) else -m.loss, m.id))[:most])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation over a whole split, each image counted once."""
+    """An evaluation over a whole split, or what one rank counted of it, each image counted once."""
 
-    loss: float
-    """Mean over the images."""
+    loss_sum: float
     confusion: Counts
     """(C, C) int64: rows are true classes, columns predicted ones."""
     num_top5: int
@@ -181,14 +148,13 @@ class Evaluation:
     """Images recognised by the mean of their and their mirror images' logits: flip TTA; None without it."""
 
     @classmethod
-    def of_ranks(cls, totals: Sequence[EvalTotals | None]) -> Evaluation:
+    def of_ranks(cls, totals: Sequence[Evaluation | None]) -> Evaluation:
         """Add up what the ranks counted, in their order."""
         found = [each for each in totals if each is not None]
-        confusion = np.sum([each.confusion for each in found], axis=0)
         mirrored = [each.num_mirrored for each in found if each.num_mirrored is not None]
         return cls(
-            loss=sum(each.loss_sum for each in found) / int(confusion.sum()),
-            confusion=confusion,
+            loss_sum=sum(each.loss_sum for each in found),
+            confusion=np.sum([each.confusion for each in found], axis=0),
             num_top5=sum(each.num_top5 for each in found),
             worst=worst_of((mistake for each in found for mistake in each.worst), MOST_MISTAKES),
             num_mirrored=sum(mirrored) if mirrored else None,
@@ -198,6 +164,11 @@ class Evaluation:
     def num_images(self) -> int:
         """How many images were counted."""
         return int(self.confusion.sum())
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the images."""
+        return self.loss_sum / self.num_images
 
     @property
     def top1(self) -> float:
@@ -217,11 +188,8 @@ class Evaluation:
     @property
     def per_class(self) -> list[float | None]:
         """Return each class's share of recognised images; None for a class without any."""
-        totals = self.confusion.sum(axis=1)
-        return [
-            float(hits / total) if total else None
-            for hits, total in zip(self.confusion.diagonal(), totals, strict=True)
-        ]
+        counts = zip(self.confusion.diagonal(), self.confusion.sum(axis=1), strict=True)
+        return [float(hits / total) if total else None for hits, total in counts]
 
     def collapse(self) -> str | None:
         """Say in what way the network has learned nothing, or return None.

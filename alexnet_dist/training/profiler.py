@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import profile, schedule
 
 logger = logging.getLogger(__name__)
 
@@ -30,25 +30,22 @@ class Tracer:
             return
         self.steps += 1
         if self._profile is None:
-            self._profile = self._begin()
+            window = schedule(wait=SKIPPED - 1, warmup=1, active=TRACED, repeat=1)
+            self._profile = profile(schedule=window, on_trace_ready=self._write)
+            self._profile.start()
         else:
             self._profile.step()
         if self.steps == SKIPPED + 1 + TRACED:
             self._profile.stop()
 
     def close(self) -> None:
-        """Say so if the run was too short for the window."""
-        if self.folder is not None and self.steps < SKIPPED + 1 + TRACED:
-            logger.warning("--profile needs %d steps and the run had %d", SKIPPED + 1 + TRACED, self.steps)
-
-    def _begin(self) -> profile:
-        activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(ProfilerActivity.CUDA)
-        window = schedule(wait=SKIPPED - 1, warmup=1, active=TRACED, repeat=1)
-        begun = profile(activities=activities, schedule=window, on_trace_ready=self._write)
-        begun.start()
-        return begun
+        """Stop where the run was too short for the window, and say so."""
+        if self.folder is None or self.steps >= SKIPPED + 1 + TRACED:
+            return
+        logger.warning("--profile needs %d steps and the run had %d", SKIPPED + 1 + TRACED, self.steps)
+        if self._profile is not None:
+            self._profile.on_trace_ready = None
+            self._profile.stop()  # else the process would crash at its exit
 
     def _write(self, traced: profile) -> None:
         assert self.folder is not None

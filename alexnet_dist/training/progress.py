@@ -1,4 +1,4 @@
-"""Where a run stands: step, epoch, best accuracy and clocks, as a checkpoint records them."""
+"""Where a run stands, as a checkpoint records it, and when it ends, saves and records: arithmetic on the step."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from types import NoneType
 from typing import Any
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.training.metrics import Evaluation
-
-Record = dict[str, Any]
+from alexnet_dist.training.metrics import Evaluation, Metrics
 
 
 @dataclass
@@ -58,19 +56,14 @@ class Progress:
             raise UserError(message)
         return cls(**recorded)
 
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether `top1` is the accuracy of the weights as they are now."""
-        return self.top1 is not None and self.evaluated == self.step
-
-    def end_epoch(self, evaluation: Evaluation, *, seconds: float, batch_size: int, steps_per_epoch: int) -> Record:
+    def end_epoch(self, evaluation: Evaluation, plan: Plan, *, seconds: float, batch_size: int) -> Metrics:
         """Take in the evaluation at an epoch's end and return its record; an epoch cut short stays the current one.
 
         Args:
             evaluation: of the weights of now.
+            plan: of the run, for the steps of a whole epoch.
             seconds: that the evaluation took.
             batch_size: global batch.
-            steps_per_epoch: optimizer steps of a whole epoch.
         """
         epoch, num_images = self.epoch + 1, self.batch * batch_size
         self.epoch_loss = self.loss_sum / num_images
@@ -90,6 +83,35 @@ class Progress:
             "best/top1": self.best_top1,
             "perf/epoch_seconds": self.epoch_seconds + seconds,
         }
-        if self.batch == steps_per_epoch:
+        if self.batch == plan.steps_per_epoch:
             self.epoch, self.batch, self.loss_sum, self.epoch_seconds = epoch, 0, 0.0, 0.0
         return record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps after which something happens, the same on every rank."""
+
+    steps_per_epoch: int
+    last_step: int
+    """Where training ends, in the middle of an epoch or not."""
+    record_every: int
+    save_every: int | None
+    """Steps between two checkpoints in the middle of an epoch; None saves at epochs' ends alone."""
+
+    def epoch_end(self, progress: Progress) -> int:
+        """Return the batch before which the current epoch ends: its last, or where the run's last step cuts it."""
+        return min(self.steps_per_epoch, progress.batch + self.last_step - progress.step)
+
+    def is_done(self, progress: Progress) -> bool:
+        """Tell whether all steps are taken and the last evaluation is over."""
+        return progress.step >= self.last_step and progress.evaluated == progress.step
+
+    def saves_at(self, progress: Progress) -> bool:
+        """Tell whether a checkpoint is due in the middle of an epoch; at its end the checkpoint follows evaluation."""
+        is_epoch_end = progress.batch == self.epoch_end(progress)
+        return self.save_every is not None and progress.step % self.save_every == 0 and not is_epoch_end
+
+    def records_at(self, progress: Progress) -> bool:
+        """Tell whether training metrics are due, besides those of an epoch's last step."""
+        return progress.step % self.record_every == 0

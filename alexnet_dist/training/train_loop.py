@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.profiler import record_function
 
 from alexnet_dist import rng
 from alexnet_dist.config import OptimConfig
 from alexnet_dist.data import Batch, Inputs, augment
 from alexnet_dist.distributed import peak_memory
-from alexnet_dist.training.ema import Ema
 from alexnet_dist.training.lr_schedule import LearningRate
 from alexnet_dist.training.metrics import Metrics, NonFiniteError, StepWindow
 from alexnet_dist.training.progress import Progress
@@ -41,11 +41,12 @@ class TrainContext:
     """As prepared by Accelerate: under DDP where there are several processes."""
     optimizer: Any
     """Accelerate's wrapper; `.optimizer` is torch's."""
-    ema: Ema | None
+    ema: nn.Module | None
+    """EMA: an exponential moving average of the weights, which evaluation measures; None without."""
     inputs: Inputs
     learning_rate: LearningRate
     config: OptimConfig
-    """Label smoothing, gradient clipping and accumulation are read from it."""
+    """Label smoothing, gradient clipping, accumulation and the decay of the average are read from it."""
     seed: int
     flops_per_image: int
     """Floating-point operations of a forward and a backward pass."""
@@ -55,8 +56,7 @@ class TrainContext:
     @property
     def network(self) -> nn.Module:
         """The raw module, without DDP's wrapper."""
-        module: nn.Module = self.accelerator.unwrap_model(self.model)
-        return module
+        return cast("nn.Module", self.accelerator.unwrap_model(self.model))
 
 
 def train_epoch(
@@ -79,15 +79,14 @@ def train_epoch(
     device = context.accelerator.device
     context.model.train()
     draws = context.inputs.draws(progress.epoch, device)
-    window, clock, steps_left = StepWindow(), StepClock(device), len(loader)
+    window, clock, last_step = StepWindow(), StepClock(device), progress.step + len(loader)
     for batch in clock.timed(loader):
         lr = context.learning_rate(progress.step)
-        window.add(*train_step(context, batch, draws, step=progress.step, lr=lr))
+        window.append(train_step(context, batch, draws, step=progress.step, lr=lr))
         clock.end_step()
         progress.step += 1
         progress.batch += 1
-        steps_left -= 1
-        if wants_record() or steps_left == 0:
+        if wants_record() or progress.step == last_step:
             record = {**_report(context, window, clock, progress), "train/lr": lr}
             window = StepWindow()
             yield record
@@ -130,8 +129,7 @@ def train_step(
         norm = _clip(context)
         context.optimizer.step()
         context.optimizer.zero_grad()
-        if context.ema is not None:
-            context.ema.update(context.network)
+        _average(context)
     return torch.cat(losses), batch["ids"], norm
 
 
@@ -169,11 +167,18 @@ def _clip(context: TrainContext) -> torch.Tensor:
     return norm
 
 
+def _average(context: TrainContext) -> None:
+    """Move the average of the weights, where there is one, towards those of now; waits for nothing."""
+    if context.ema is not None:
+        move = get_ema_multi_avg_fn(context.config.ema)  # type: ignore[no-untyped-call]
+        move(list(context.ema.parameters()), list(context.network.parameters()), None)
+
+
 def _report(context: TrainContext, window: StepWindow, clock: StepClock, progress: Progress) -> Metrics:
     """Return the means of the window over all ranks, and bring `progress` up to date. Every rank must call it."""
     accelerator = context.accelerator
     sums = accelerator.reduce(window.loss_sums(), "sum")
-    losses, norms = torch.stack([sums, torch.stack(window.gradient_norms).double()]).tolist()  # waits for the device
+    losses, norms = torch.stack([sums, torch.stack([norm for _, _, norm in window]).double()]).tolist()  # waits
     seconds = time.perf_counter() - clock.started
     _check_finite(accelerator, window, losses, norms, first_step=progress.step - len(window) + 1)
     num_images = window.num_images * accelerator.num_processes

@@ -50,16 +50,6 @@ class KernelPictures:
     relative_change: float
     """||now - before|| / ||before|| over the whole layer."""
 
-    def captions(self, when: str) -> dict[str, str]:
-        """Return the captions of before, now and diff: when each was drawn and what its shades mean."""
-        weights = f"weights {self.lowest:+.3f} (dark) to {self.highest:+.3f} (bright)"
-        change = f"relative change {self.relative_change:.4f}"
-        return {
-            "before": f"before training, {weights}",
-            "now": f"{when}, {change}, {weights}",
-            "diff": f"{when}, {change}, grey is 0, ends of the scale at +-{self.largest_change:.4f}",
-        }
-
 
 def snapshot(model: nn.Module) -> Weights:
     """Return a copy of conv1's (64, 3, 11, 11) and conv2's (192, 64, 5, 5) weights on the CPU, float32."""
@@ -88,11 +78,8 @@ def draw(before: Weights, now: Weights, *, conv2_kernel: int, enlargement: float
         }
 
     changes = {layer: relative_change(before[layer], now[layer]) for layer in SHOWN_LAYERS}
-    shown_before, shown_now = tiles(before), tiles(now)
-    return {
-        name: _draw_tiles(name, shown_before[name], shown_now[name], changes[name.partition("_")[0]])
-        for name in shown_now
-    }
+    old, new = tiles(before), tiles(now)
+    return {name: _draw_tiles(name, old[name], new[name], changes[name.partition("_")[0]]) for name in new}
 
 
 def seen(weight: torch.Tensor, enlargement: float) -> torch.Tensor:
@@ -124,14 +111,19 @@ def named(layers: dict[str, KernelPictures]) -> dict[str, Picture]:
 
 
 def captions(layers: dict[str, KernelPictures], *, when: str) -> dict[str, str]:
-    """Return the captions of the pictures, by the names that `named` gives them.
+    """Return the captions of the pictures, by the names that `named` gives them: when, and what the shades mean.
 
     Args:
         layers: the pictures.
         when: such as `epoch 12, step 4680`.
     """
-    by_layer = {layer: pictures.captions(when) for layer, pictures in layers.items()}
-    texts = {f"{layer}_{which}": text for layer, of_layer in by_layer.items() for which, text in of_layer.items()}
+    texts: dict[str, str] = {}
+    for layer, drawn in layers.items():
+        weights = f"weights {drawn.lowest:+.3f} (dark) to {drawn.highest:+.3f} (bright)"
+        now = f"{when}, relative change {drawn.relative_change:.4f}"
+        texts[f"{layer}_before"] = f"before training, {weights}"
+        texts[f"{layer}_now"] = f"{now}, {weights}"
+        texts[f"{layer}_diff"] = f"{now}, grey is 0, ends of the scale at +-{drawn.largest_change:.4f}"
     changes = ", ".join(f"{layer} {layers[layer].relative_change:.4f}" for layer in SHOWN_LAYERS)
     return texts | {"summary": f"{when}, relative change: {changes}"}
 
@@ -200,9 +192,7 @@ def _draw_tiles(name: str, before: torch.Tensor, now: torch.Tensor, change: floa
         change: the layer's relative change.
     """
     lowest, highest = min(float(before.min()), float(now.min())), max(float(before.max()), float(now.max()))
-    shown_before, shown_now = (
-        _grid((weights - lowest) / ((highest - lowest) or 1.0) * 255, name) for weights in (before, now)
-    )
+    shown_before, shown_now = (_grid((w - lowest) / ((highest - lowest) or 1.0) * 255, name) for w in (before, now))
     difference = now - before
     largest = float(difference.abs().max())
     shown_difference = _grid(ZERO + difference / (largest or 1.0) * (255 - ZERO), name)
@@ -219,5 +209,4 @@ def _grid(tiles: torch.Tensor, name: str) -> Picture:
     weights = tiles.round().clamp(0, 255).to(torch.uint8)
     squares = weights.repeat_interleave(PIXEL[name], dim=2).repeat_interleave(PIXEL[name], dim=3)
     grid = torchvision.utils.make_grid(squares, nrow=COLUMNS[name], padding=SEPARATOR, pad_value=PAPER)
-    picture: Picture = grid.permute(1, 2, 0).contiguous().numpy()
-    return picture
+    return np.ascontiguousarray(grid.permute(1, 2, 0))

@@ -24,13 +24,17 @@ MOST_NUMBERED_CLASSES = 20  # above it, numbers in the cells of a confusion matr
 
 
 def save_curves(records: Sequence[dict[str, Any]], folder: Path, *, num_classes: int, split: str = "test") -> None:
-    """Draw loss.png and accuracy.png from the lines of metrics.jsonl, with what guessing among the classes gives."""
+    """Draw loss.png and accuracy.png from the lines of metrics.jsonl, with what guessing among the classes gives.
+
+    The folder must exist.
+    """
     train = [record for record in records if "train/loss" in record]
     evaluations = [record for record in records if "val/top1" in record]
     if not evaluations:
         return
     figure, axes = _figure(7, 4.2)
-    positions, losses = _epoch_positions(train, evaluations), [record["train/loss"] for record in train]
+    last, losses = evaluations[-1], [record["train/loss"] for record in train]
+    positions = [record["global_step"] * last["epoch"] / last["global_step"] for record in train]  # on the epoch axis
     axes.plot(positions, losses, color="#9aa7b5", linewidth=1, label="training, mean of steps")
     axes.plot(*_series(evaluations, "train/epoch_loss"), "o-", color="#1f5fa8", label="training, mean of the epoch")
     axes.plot(*_series(evaluations, "val/loss"), "s-", color="#d1495b", label=split)
@@ -48,19 +52,13 @@ def _series(records: Sequence[dict[str, Any]], key: str) -> tuple[list[float], l
     return [record["epoch"] for record in present], [record[key] for record in present]
 
 
-def _epoch_positions(train: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> list[float]:
-    """Return the position of training records on the epoch axis, by their optimizer step."""
-    last = evaluations[-1]
-    return [record["global_step"] * last["epoch"] / last["global_step"] for record in train]
-
-
 def save_confusion(confusion: npt.NDArray[np.int64], class_names: Sequence[str], path: Path) -> None:
     """Draw a confusion matrix, each row shaded by its shares.
 
     Args:
         confusion: (C, C) int64 counts; rows are true classes.
         class_names: C names.
-        path: the PNG to write.
+        path: the PNG to write, in a folder that exists.
     """
     num_classes = len(class_names)
     numbered = num_classes <= MOST_NUMBERED_CLASSES
@@ -75,7 +73,7 @@ def save_confusion(confusion: npt.NDArray[np.int64], class_names: Sequence[str],
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     title = f"Test images: {100 * np.trace(confusion) / max(1, confusion.sum()):.2f} % on the diagonal"
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
-    _save(figure, path)
+    figure.savefig(path)
 
 
 def thumbnail(image: npt.NDArray[np.uint8], size: int = THUMBNAIL) -> npt.NDArray[np.uint8]:
@@ -88,8 +86,7 @@ def thumbnail(image: npt.NDArray[np.uint8], size: int = THUMBNAIL) -> npt.NDArra
     Returns:
         (size, size, 3) uint8.
     """
-    height, width = image.shape[1:]
-    method = Image.Resampling.NEAREST if max(height, width) <= size else Image.Resampling.BILINEAR
+    method = Image.Resampling.NEAREST if max(image.shape[1:]) <= size else Image.Resampling.BILINEAR
     return np.array(Image.fromarray(image.transpose(1, 2, 0)).resize((size, size), method))
 
 
@@ -119,9 +116,4 @@ def _finish(figure: Figure, axes: Axes, path: Path, *, chance: float, ylabel: st
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -82,4 +82,4 @@ def _no_evaluation(_model, _loader, _inputs, _accelerator, *, flip_tta):  # noqa
     num_images = len(sources.load(DataConfig(dataset=DATASET)).test)
     confusion = np.zeros((10, 10), dtype=np.int64)
     confusion[0, 0] = num_images
-    return Evaluation(loss=0.0, confusion=confusion, num_top5=0, worst=())
+    return Evaluation(loss_sum=0.0, confusion=confusion, num_top5=0, worst=())

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import subprocess
+import sys
 
-from tiny import equal, losses, run, weights
+from tiny import FLAGS, equal, losses, program, run, weights
 
 from alexnet_dist.training import profiler
 
@@ -39,3 +41,12 @@ def test_a_run_too_short_for_the_window_says_so(tmp_path, caplog):
         folder = run(tmp_path / "run", "--epochs", "1", "--profile")
     assert "--profile needs 8 steps and the run had 3" in caplog.text
     assert not (folder / "profile").exists()
+
+
+def test_a_run_that_ends_within_the_window_exits_in_good_order(tmp_path):
+    """torch's profiler, never stopped, crashes at the exit of the process."""
+    flags = [*FLAGS, "--epochs", "2", "--profile", "--out-dir", str(tmp_path / "run")]
+    ended = subprocess.run([sys.executable, "-c", program(flags)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "--profile needs 8 steps and the run had 6" in ended.stderr
+    assert not (tmp_path / "run/profile").exists()

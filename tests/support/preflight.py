@@ -7,7 +7,7 @@ import re
 import pytest
 
 from alexnet_dist.distributed import hardware
-from alexnet_dist.doctor import checks_hardware, checks_network, cli, compare_nodes
+from alexnet_dist.doctor import check_result, checks_hardware, cli, compare_nodes
 
 CORES = hardware.cpu_cores()
 NO_GPU = checks_hardware.Gpus(names=(), driver=None, cuda="13.0", nccl="2.30.7", trouble="")
@@ -46,7 +46,7 @@ def plain_environment(monkeypatch, tmp_path):
 
 
 def nodes_at(host="127.0.0.1", port=1, *, rank=0, most=2, **changes):
-    return checks_network.Nodes(most, most, rank, host, port, **changes)
+    return check_result.Nodes(most, most, rank, host, port, **changes)
 
 
 VERSIONS = {"alexnet_dist": "0.1.0", "sources": "a", "commit": "c0", "torch": "2.14.1", "python": "3.11.7"}

@@ -1,6 +1,7 @@
 """Arrows between wings point down only, heavy modules come late, and each library has its one place."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,7 @@ HOMES = {
     "jinja2": {"report/page"},
     "plotly": {"report/page"},
     "accelerate": {
-        *(
-            f"distributed/{name}"
-            for name in ("accelerator", "hardware", "topology", "signals", "watchdog", "run_control")
-        ),
+        *(f"distributed/{name}" for name in ("accelerator", "hardware", "topology", "signals", "watchdog")),
         *(f"training/{name}" for name in ("train_loop", "eval_loop")),
         *(f"commands/{name}" for name in ("train", "train_setup", "run_summary")),
         "tracking/tensorboard_tracker",
@@ -122,6 +120,15 @@ def test_heavy_modules_come_late(module, absent):
     code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "[]"
+
+
+PUBLIC = ["train", "load", "data.load", "config.Config", "config.DataConfig", "config.UserError", "config.parse"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_names_that_others_import_stay(name):
+    module, _, attribute = f"alexnet_dist.{name}".rpartition(".")
+    assert callable(getattr(importlib.import_module(module), attribute))
 
 
 def test_functions_stay_short():

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from alexnet_dist.config import Config, flat, to_dict
 from alexnet_dist.data import decode
-from alexnet_dist.distributed import network
+from alexnet_dist.distributed import topology
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_dir
 
@@ -131,6 +131,6 @@ def test_ranks_of_one_machine_talk_over_its_loopback_interface(monkeypatch, rank
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     if chosen:
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", chosen)
-    found = network.gloo_interface()
+    found = topology.gloo_interface()
     assert (found is not None) == expected
     assert found is None or found.startswith("lo")

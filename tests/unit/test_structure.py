@@ -21,7 +21,7 @@ FOUND = structure.measure()
         ("entries at the package's root", FOUND["root_entries"], 18),
         ("pairs of wings with an arrow", len(FOUND["arrows"]), 6),
         ("pairs of wings with arrows both ways", len(FOUND["two_way"]), 0),
-        ("code lines of the product", FOUND["product_lines"], 5_400),  # on the way to 5,200
+        ("code lines of the product", FOUND["product_lines"], 5_200),
         *((f"code lines of {name}", lines, 1_000) for name, lines in FOUND["wing_lines"].items()),
         (f"lines of {FOUND['longest_function']['name']}", FOUND["longest_function"]["lines"], 55),
     ],

@@ -19,7 +19,7 @@ from alexnet_dist.visualization import plots
 
 def evaluation(*worst):
     confusion = np.array([[3, 1, 0], [0, 0, 0], [1, 0, 3]])
-    return metrics.Evaluation(loss=1.0, confusion=confusion, num_top5=8, worst=worst)
+    return metrics.Evaluation(loss_sum=1.0, confusion=confusion, num_top5=8, worst=worst)
 
 
 def make_inputs(source=32, *, image_size=224, **changes):

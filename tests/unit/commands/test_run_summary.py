@@ -12,8 +12,7 @@ from alexnet_dist.config import Config, DataConfig, OptimConfig
 from alexnet_dist.distributed.hardware import Hardware
 from alexnet_dist.distributed.precision import Precision
 from alexnet_dist.training.lr_schedule import LearningRate
-from alexnet_dist.training.plan import Plan
-from alexnet_dist.training.progress import Progress
+from alexnet_dist.training.progress import Plan, Progress
 
 
 @pytest.fixture

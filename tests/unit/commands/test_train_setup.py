@@ -123,3 +123,11 @@ def test_the_context_has_what_steps_need(prepared):
     assert (context.seed, context.peak_flops, context.config.ema) == (4, 7e12, 0.5)
     assert context.flops_per_image == 1000 * 224
     assert prepared()[0].ema is None
+
+
+def test_the_average_is_a_copy_that_takes_no_gradient(prepared):
+    context = prepared("--optim.ema", "0.5")[0]
+    average, own = list(context.ema.parameters()), list(context.network.parameters())
+    assert all(torch.equal(a, b) and a.data_ptr() != b.data_ptr() for a, b in zip(average, own, strict=True))
+    assert not any(parameter.requires_grad for parameter in average)
+    assert all(parameter.requires_grad for parameter in own)

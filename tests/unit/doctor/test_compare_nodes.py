@@ -11,7 +11,7 @@ from preflight import VERSIONS, assert_says, nodes_at, report
 from ranks import free_port
 from torch.distributed import TCPStore  # noqa: TID251 - stands in for a launcher's
 
-from alexnet_dist.doctor import checks_network, cli, compare_nodes
+from alexnet_dist.doctor import check_result, checks_network, cli, compare_nodes
 from alexnet_dist.errors import UserError
 
 
@@ -64,7 +64,7 @@ def exchange(*joining, wait=10.0, least=2, most=2, port=None, launched=False, nu
     port, results, token = port or free_port(), {}, Path(".doctor-0")
 
     def join(index, mine):
-        nodes = checks_network.Nodes(least, most, mine.rank if numbered else None, "127.0.0.1", port, launched)
+        nodes = check_result.Nodes(least, most, mine.rank if numbered else None, "127.0.0.1", port, launched)
         try:
             results[index] = compare_nodes.join(nodes, mine, token=Path(f".doctor-{index}"), wait=wait)
         except UserError as error:
@@ -74,7 +74,7 @@ def exchange(*joining, wait=10.0, least=2, most=2, port=None, launched=False, nu
     for thread in threads:
         thread.start()
     token.touch()
-    nodes = checks_network.Nodes(least, most, 0, "127.0.0.1", port, launched)
+    nodes = check_result.Nodes(least, most, 0, "127.0.0.1", port, launched)
     results[0] = compare_nodes.serve(nodes, report(0, errors=["data: gone"]), token=token, wait=wait)
     for thread in threads:
         thread.join()

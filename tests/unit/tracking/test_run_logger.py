@@ -21,7 +21,10 @@ from alexnet_dist import config as configuration
 from alexnet_dist.config import LogConfig, OptimConfig, WandbConfig
 from alexnet_dist.errors import UserError
 from alexnet_dist.tracking import run_logger, wandb_tracker
+from alexnet_dist.tracking.run_logger import Worker
 from alexnet_dist.tracking.tracker import Media, Tracker
+
+SOON = 60  # seconds
 
 # ---- records --------------------------------------------------------------------------------------------------------
 
@@ -363,3 +366,53 @@ def test_an_unreachable_server_means_offline(tmp_path, monkeypatch, caplog):
     assert log.tracking == f"W&B offline (not reachable), later: wandb sync {tmp_path / 'run' / 'wandb'}"
     assert "W&B is not reachable (no answer)" in caplog.text
     assert KEY not in caplog.text + log.tracking
+
+
+# ---- the thread of jobs that training does not wait for -------------------------------------------------------------
+
+
+def test_jobs_run_in_order_on_one_thread():
+    done, names = [], set()
+    worker = Worker("pictures", capacity=100)
+    for number in range(50):
+        assert worker.do(lambda number=number: (done.append(number), names.add(threading.current_thread().name)))
+    assert worker.finish(SOON)
+    assert done == [*range(50)]
+    assert names == {"pictures"}
+
+
+def test_a_full_queue_refuses_a_job_or_makes_its_caller_wait():
+    begun, go_on, done = threading.Event(), threading.Event(), []
+    worker = Worker("slow", capacity=1)
+    worker.do(lambda: (begun.set(), go_on.wait(SOON)))
+    assert begun.wait(SOON)
+    assert worker.do(lambda: done.append("second"))
+    assert not worker.do(lambda: done.append("refused"))
+    patient = threading.Thread(target=worker.do, args=(lambda: done.append("third"),), kwargs={"wait": True})
+    patient.start()
+    assert not done
+    go_on.set()
+    patient.join(SOON)
+    assert worker.finish(SOON)
+    assert done == ["second", "third"]
+
+
+def test_a_job_that_fails_is_reported_and_the_next_one_runs(caplog):
+    done, worker = [], Worker("pictures", capacity=9)
+    with caplog.at_level(logging.WARNING):
+        worker.do(lambda: 1 / 0)
+        worker.do(lambda: done.append("next"))
+        assert worker.finish(SOON)
+    assert done == ["next"]
+    assert "left out: division by zero" in caplog.text
+
+
+def test_a_job_that_hangs_is_left_behind():
+    go_on = threading.Event()
+    worker = Worker("hangs", capacity=1)
+    worker.do(lambda: go_on.wait(SOON))
+    try:
+        assert not worker.finish(0.05)
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name == "hangs")
+    finally:
+        go_on.set()

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from alexnet_dist.tracking import tensorboard_tracker, wandb_tracker
-from alexnet_dist.tracking.tracker import MediaFiles, Tracker
+from alexnet_dist.tracking.tracker import Media, Tracker
 
 CALLS = {name: method for name, method in inspect.getmembers(Tracker, inspect.isfunction) if not name.startswith("_")}
 RECORD = {"global_step": 1, "epoch": 1}
 VALUES = {
     "records": [RECORD],
     "record": RECORD,
-    "media": MediaFiles({}, {}, {}),
+    "media": Media(),
     "counts": np.eye(2, dtype=np.int64),
     "class_names": ("cat", "dog"),
     "name": "errors",

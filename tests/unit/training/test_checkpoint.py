@@ -206,7 +206,7 @@ def test_nothing_in_a_checkpoint_is_pickled(tmp_path):
 
 
 def saver(folder: Path, *, keep: int = 2, failed=lambda: None) -> checkpoint.Saver:
-    return checkpoint.Saver(folder, keep=keep, failed=failed)
+    return checkpoint.Saver(folder, keep=keep, failed=failed, written=lambda _path, _state: None)
 
 
 def test_saver_writes_what_save_writes(tmp_path):

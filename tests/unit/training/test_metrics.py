@@ -16,8 +16,8 @@ def count(batches):
     return counts
 
 
-def evaluation(confusion, loss=1.0):
-    return Evaluation(loss=loss, confusion=np.array(confusion, dtype=np.int64), num_top5=0, worst=())
+def evaluation(confusion, loss_sum=1.0):
+    return Evaluation(loss_sum=loss_sum, confusion=np.array(confusion, dtype=np.int64), num_top5=0, worst=())
 
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
@@ -87,6 +87,13 @@ def test_summed_loss_keeps_what_float32_would_lose():
 
 
 # ---- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_added_up():
+    parts = [evaluation([[3, 1], [0, 1]], loss_sum=6.0), None, evaluation([[1, 0], [2, 0]], loss_sum=1.0)]
+    whole = Evaluation.of_ranks(parts)
+    assert whole.confusion.tolist() == [[4, 1], [2, 1]]
+    assert (whole.loss_sum, whole.loss, whole.num_mirrored) == (7.0, 0.875, None)
 
 
 def test_top1_and_number_of_images():
@@ -161,9 +168,10 @@ def test_a_perfect_score_is_no_collapse(confusion):
 @pytest.fixture
 def window():
     window = StepWindow()
-    window.add(torch.tensor([1.0, 2.5]), torch.tensor([7, 3]), torch.tensor(0.5))
-    window.add(torch.tensor([math.nan, 4.0, math.inf, -math.inf]), torch.tensor([9, 8, 5, 6]), torch.tensor(math.nan))
-    window.add(torch.tensor([2.0**25, 1.0, 1.0]), torch.tensor([0, 1, 2]), torch.tensor(1.5))
+    lost = torch.tensor([math.nan, 4.0, math.inf, -math.inf])
+    window.append((torch.tensor([1.0, 2.5]), torch.tensor([7, 3]), torch.tensor(0.5)))
+    window.append((lost, torch.tensor([9, 8, 5, 6]), torch.tensor(math.nan)))
+    window.append((torch.tensor([2.0**25, 1.0, 1.0]), torch.tensor([0, 1, 2]), torch.tensor(1.5)))
     return window
 
 
@@ -173,15 +181,9 @@ def test_window_sums_each_step_in_double_precision(window):
     assert sums.dtype == torch.float64
     assert sums[[0, 2]].tolist() == [3.5, 2**25 + 2]
     assert math.isnan(sums[1])
-    assert torch.stack(window.gradient_norms)[[0, 2]].tolist() == [0.5, 1.5]
+    assert window.num_images == 9
 
 
 def test_window_tells_each_images_loss(window):
     assert [image for image, loss in window.images(1) if not math.isfinite(loss)] == [9, 5, 6]
-    assert [loss for _, loss in window.images(0)] == window.losses[0].tolist()
-
-
-def test_windows_share_nothing():
-    first = StepWindow()
-    first.add(torch.ones(1), torch.ones(1, dtype=torch.int64), torch.ones(()))
-    assert len(StepWindow()) == 0
+    assert [loss for _, loss in window.images(0)] == [1.0, 2.5]

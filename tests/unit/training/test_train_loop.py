@@ -1,12 +1,16 @@
-"""The training loop, step by step: golden losses, and what a step costs in waiting."""
+"""The training loop, step by step: golden losses, what a step costs in waiting, and the average of the weights."""
 
+import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from networks import small_network
 from tiny import golden_alexnet, losses, records, run
 
+from alexnet_dist.config import OptimConfig
 from alexnet_dist.data import augment
 from alexnet_dist.training import train_loop
 
@@ -103,3 +107,50 @@ def test_the_watch_sees_waiting():
     with NoWaiting() as mode:
         torch.ones(3).sum().item()
     assert mode.waits == 1
+
+
+# ---- the average of the weights -------------------------------------------------------------------------------------
+
+
+def averaging(decay):
+    network = small_network()
+    average = copy.deepcopy(network).requires_grad_(requires_grad=False)
+    return SimpleNamespace(network=network, ema=average, config=OptimConfig(ema=decay))
+
+
+def test_average_follows_the_formula():
+    context = averaging(0.9)
+    expected = [parameter.detach().clone() for parameter in context.network.parameters()]
+    for step in range(3):
+        with torch.no_grad():
+            for parameter in context.network.parameters():
+                parameter.add_(step + 1.0)
+        train_loop._average(context)
+        now = [parameter.detach() for parameter in context.network.parameters()]
+        expected = [0.9 * past + 0.1 * value for past, value in zip(expected, now, strict=True)]
+    for found, value, last in zip(context.ema.parameters(), expected, now, strict=True):
+        torch.testing.assert_close(found, value)
+        assert not torch.allclose(found, last)
+
+
+def test_average_leaves_the_network_alone():
+    context = averaging(0.5)
+    with torch.no_grad():
+        for parameter in context.ema.parameters():
+            parameter.zero_()
+    before = copy.deepcopy(context.network.state_dict())
+    train_loop._average(context)
+    assert all(torch.equal(value, before[key]) for key, value in context.network.state_dict().items())
+    torch.testing.assert_close(context.ema[0].weight, context.network[0].weight / 2)
+
+
+def test_average_takes_no_gradient_and_the_network_still_does():
+    context = averaging(0.5)
+    context.network(torch.ones(1, 2, 4, 4)).sum().backward()
+    train_loop._average(context)
+    assert all(parameter.grad is None for parameter in context.ema.parameters())
+    assert all(parameter.grad is not None for parameter in context.network.parameters())
+
+
+def test_without_an_average_nothing_is_averaged():
+    train_loop._average(SimpleNamespace(ema=None))

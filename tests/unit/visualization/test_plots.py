@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -44,9 +45,9 @@ def records_of(epochs, steps_per_epoch=5):
 
 @pytest.mark.parametrize("epochs", [1, 2, 40])
 def test_curves(epochs, tmp_path):
-    plots.save_curves(records_of(epochs), tmp_path / "figures", num_classes=10)
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["accuracy.png", "loss.png"]
-    loss, accuracy = (open_png(tmp_path / "figures" / f"{name}.png") for name in ("loss", "accuracy"))
+    plots.save_curves(records_of(epochs), tmp_path, num_classes=10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "loss.png"]
+    loss, accuracy = (open_png(tmp_path / f"{name}.png") for name in ("loss", "accuracy"))
     assert loss.shape == accuracy.shape == (504, 840, 3)
     assert pixels_of(loss, TEST_RED) > 50
     assert pixels_of(loss, EPOCH_BLUE) > 50
@@ -56,6 +57,8 @@ def test_curves(epochs, tmp_path):
 
 def test_curves_show_the_numbers(tmp_path):
     records = records_of(3)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
     plots.save_curves(records, tmp_path / "a", num_classes=10)
     records[-1]["val/top1"] = 0.1
     plots.save_curves(records, tmp_path / "b", num_classes=10)
@@ -65,6 +68,7 @@ def test_curves_show_the_numbers(tmp_path):
 
 def test_curves_show_what_guessing_gives(tmp_path):
     for num_classes in (2, 10):
+        (tmp_path / str(num_classes)).mkdir()
         plots.save_curves(records_of(2), tmp_path / str(num_classes), num_classes=num_classes)
     for name in ("loss.png", "accuracy.png"):
         assert (open_png(tmp_path / "2" / name) != open_png(tmp_path / "10" / name)).any(), name
@@ -72,8 +76,8 @@ def test_curves_show_what_guessing_gives(tmp_path):
 
 @pytest.mark.parametrize("records", [[], records_of(1)[:3]])
 def test_no_curves_before_the_first_evaluation(records, tmp_path):
-    plots.save_curves(records, tmp_path / "figures", num_classes=10)
-    assert not (tmp_path / "figures").exists()
+    plots.save_curves(records, tmp_path, num_classes=10)
+    assert not list(tmp_path.iterdir())
 
 
 def test_curves_of_evaluations_alone(tmp_path):
@@ -81,11 +85,12 @@ def test_curves_of_evaluations_alone(tmp_path):
     assert pixels_of(open_png(tmp_path / "loss.png"), TEST_RED) > 50
 
 
-def test_steps_are_placed_on_the_epoch_axis():
-    records = records_of(2)
-    train = [record for record in records if "train/loss" in record]
-    evaluations = [record for record in records if "val/top1" in record]
-    assert plots._epoch_positions(train, evaluations) == pytest.approx([step / 5 for step in range(1, 11)])
+def test_steps_are_placed_on_the_epoch_axis(tmp_path, monkeypatch):
+    axes = mock.MagicMock()
+    monkeypatch.setattr(plots, "_figure", lambda *_: (mock.MagicMock(), axes))
+    plots.save_curves(records_of(2), tmp_path, num_classes=10)
+    steps, *_ = axes.plot.call_args_list
+    assert steps.args[0] == pytest.approx([step / 5 for step in range(1, 11)])
 
 
 @pytest.mark.parametrize(("num_classes", "side"), [(2, (2.5 + 1.1) * 120), (10, 8 * 120), (100, 9 * 120)])
@@ -94,8 +99,8 @@ def test_confusion(num_classes, side, tmp_path):
     names = [f"class {index}" for index in range(num_classes)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots.save_confusion(confusion, names, tmp_path / "figures" / "confusion.png")
-    picture = open_png(tmp_path / "figures" / "confusion.png")
+        plots.save_confusion(confusion, names, tmp_path / "confusion.png")
+    picture = open_png(tmp_path / "confusion.png")
     assert picture.shape[:2] == pytest.approx((side, side), abs=1)
     full, empty = pixels_of(picture, FULL_BLUE), pixels_of(picture, NO_BLUE)
     assert full > 100, "the diagonal is dark"
