@@ -5,12 +5,42 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What names the parts of a source that cannot be guessed; None where it is guessed."""
+
+    cache: Path
+    """Folder of the data cache: Arrow copies of local parquet files go there."""
+    config: str | None = None
+    """`--data.config`: the configuration of a Hub set that has several."""
+    revision: str | None = None
+    """`--data.revision`: git revision of a Hub set."""
+    train_split: str | None = None
+    """`--data.train-split`."""
+    eval_split: str | None = None
+    """`--data.eval-split`."""
+    image_column: str | None = None
+    """`--data.image-column`."""
+    label_column: str | None = None
+    """`--data.label-column`."""
+
+    def choices(self) -> tuple[str | None, ...]:
+        """Return all options that change what is listed: they are part of `Listing.key`."""
+        return self.config, self.train_split, self.eval_split, self.image_column, self.label_column
+
+
+def printable(path: str) -> str:
+    r"""Return a path with bytes that are not UTF-8 as `\xe9`: surrogates cannot be printed or stored."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Extents(NamedTuple):
@@ -57,14 +87,27 @@ class EncodedImages(ABC):
 
 
 @dataclass(frozen=True)
+class ArrayImages:
+    """Images of a split that are stored as pixels of one size, as MedMNIST does."""
+
+    images: npt.NDArray[np.uint8]
+    """(N, H, W) grey or (N, H, W, 3) RGB, uint8."""
+    labels: Labels
+    """(N,) int64 in [0, number of classes)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class Listing:
     """What a source holds: images, labels and class names; no image has been decoded."""
 
     name: str
     """Of the data set: a folder's name, a Hub id."""
     class_names: tuple[str, ...]
-    train: EncodedImages
-    test: EncodedImages | None
+    train: EncodedImages | ArrayImages
+    test: EncodedImages | ArrayImages | None
     """The evaluation split; None where the source has none with labels, and training images must be held out."""
     evaluated_on: str
     """Name of the evaluation split as the source calls it: test, validation, val, ...; empty without one."""

@@ -1,0 +1,173 @@
+"""Archives: zip files of class folders, and MedMNIST's .npz, read without extracting a file or unpickling."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy  # unlike numpy.load, its header readers know no pickle
+
+from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.sources import columns, splits
+from alexnet_dist.sources.folders import Folder, hidden, image_suffixes, suffix
+from alexnet_dist.sources.layout import Place, list_tree
+from alexnet_dist.sources.listing import ArrayImages, EncodedImages, Labels, Listing, SourceOptions, printable
+
+LOCAL_HEADER = 30  # bytes before a member's name; the lengths of name and extra field are its last four
+
+
+class ZipImages(EncodedImages):
+    """Images within a zip file; nothing is extracted, so that a name such as ../x leads nowhere.
+
+    Args:
+        path: of the zip file.
+        members: their entries of the directory.
+        labels: (N,) int64.
+    """
+
+    def __init__(self, path: str, members: Sequence[zipfile.ZipInfo], labels: Labels) -> None:
+        super().__init__(labels)
+        self._path, self._members = path, members
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of a member, after a check of their CRC."""
+        member = self._members[index]
+        try:
+            with open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 - a handle of the thread's own
+                file.seek(member.header_offset)
+                header = file.read(LOCAL_HEADER)
+                lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+                file.seek(member.header_offset + LOCAL_HEADER + lengths)
+                content = file.read(member.compress_size)
+            if member.compress_type == zipfile.ZIP_DEFLATED:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size)
+        except (OSError, zlib.error) as error:
+            raise UserError(f"{self.where(index)} cannot be read: {first_line(error)}") from None
+        if zlib.crc32(content) != member.CRC:
+            raise UserError(f"{self.where(index)} is damaged: its CRC differs")
+        return content
+
+    def where(self, index: int) -> str:
+        """Return `FILE.zip/MEMBER`."""
+        return printable(f"{self._path}/{self._members[index].filename}")
+
+
+def list_zip(path: str, options: SourceOptions) -> Listing:
+    """Return what a zip file of class folders holds; its layouts are those of folders.
+
+    Raises:
+        UserError: it is damaged, encrypted or compressed in a way that is not read, or is no layout of class folders.
+    """
+    source = f"--data.dataset {printable(path)}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename.lstrip("/"): member for member in archive.infolist() if not member.is_dir()}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{source} cannot be read: {first_line(error)}") from None
+    tree = _tree(members, os.stat(path).st_mtime_ns)  # noqa: PTH116
+    holders = [folder for folder in tree.folders.values() if folder.count()]
+    if len(holders) == 1 and not tree.names and not holders[0].names:  # one folder around all, as zip programs make it
+        tree = holders[0]
+
+    def images(folders: list[Folder], labels: Labels) -> ZipImages:
+        names = [f"{folder.path}/{name}" for folder in folders for name in folder.names]
+        chosen = [members[name] for name in names]
+        for member in chosen:
+            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError(f"{source}: {printable(member.filename)} is encrypted or not deflated: extract it")
+        return ZipImages(path, chosen, labels)
+
+    return list_tree(tree, Place(path), options, images)
+
+
+def _tree(members: dict[str, zipfile.ZipInfo], time: int) -> Folder:
+    """Return the folders of a zip file as a tree."""
+    root = Folder("")
+    files: dict[str, list[tuple[str, int, int]]] = {}
+    for path, member in sorted(members.items()):
+        *above, name = path.split("/")
+        if any(map(hidden, above)) or hidden(name):
+            continue
+        folder = root
+        for part in above:
+            inner = f"{folder.path}/{part}" if folder.path else part
+            folder = folder.folders.setdefault(part, Folder(inner))
+        if suffix(name) in image_suffixes():
+            files.setdefault(folder.path, []).append((name, member.file_size, time))
+        else:
+            folder.others[suffix(name) or "no suffix"] += 1
+    for folder in root.walk():
+        folder.add(files.get(folder.path, []))
+    return root
+
+
+# ---- MedMNIST -------------------------------------------------------------------------------------------------------
+
+
+def list_npz(path: str, options: SourceOptions) -> Listing:
+    """Return the images of an .npz with train_images, train_labels, val_images, ..., as MedMNIST has.
+
+    Raises:
+        UserError: it is damaged, an array is missing, or is no image or class.
+    """
+    source = f"--data.dataset {printable(path)}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = {name.removesuffix(".npy") for name in archive.namelist()}
+            names = [name.removesuffix("_images") for name in sorted(held) if name.endswith("_images")]
+            missing = [f"{name}_labels" for name in names if f"{name}_labels" not in held]
+            if not names or missing:
+                lacks = ", ".join(missing) or "train_images, train_labels"
+                raise UserError(f"{source}: lacks {lacks}; it has {splits.few(sorted(held)) or 'no array'}")
+            chosen = splits.choose(names, lambda _: True, options, source)
+            used = [chosen.train, *([chosen.test] if chosen.test else [])]
+            arrays = {f"{n}_{kind}": _array(archive, f"{n}_{kind}") for n in used for kind in ("images", "labels")}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        fault = first_line(error)
+        raise UserError(fault if isinstance(error, UserError) else f"{source} cannot be read: {fault}") from None
+    listed = {split: _flat(arrays[f"{split}_labels"], f"{source}: {split}_labels") for split in used}
+    class_names, labels = columns.as_classes(listed, None, source)
+    made = {}
+    for split in used:
+        images = arrays[f"{split}_images"]
+        if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
+            found = f"{images.dtype} {images.shape}"
+            raise UserError(f"{source}: {split}_images is {found}; uint8 (N, H, W) or (N, H, W, 3) is needed")
+        if len(images) != len(labels[split]):
+            raise UserError(f"{source}: {split} has {len(images)} images and {len(labels[split])} labels")
+        made[split] = ArrayImages(images.view(np.uint8), labels[split])
+    info = os.stat(path)  # noqa: PTH116
+    name = os.path.basename(path)  # noqa: PTH119
+    key = hashlib.sha256(repr((name, info.st_size, info.st_mtime_ns, options.choices())).encode("utf-8", "replace"))
+    test = made[chosen.test] if chosen.test else None
+    return Listing(
+        printable(name), class_names, made[chosen.train], test, chosen.test or "", key.hexdigest(), chosen.notes
+    )
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[np.generic]:
+    """Return an array of an .npz. One of Python objects, which would be a pickle, is refused."""
+    with archive.open(f"{name}.npy") as file:
+        version = npy.read_magic(file)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, by_columns, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects")
+        content = file.read()
+    if len(content) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} is cut off")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+def _flat(labels: npt.NDArray[np.generic], where: str) -> list[int]:
+    """Return labels of (N,) or (N, 1) integers as a list."""
+    if labels.dtype.kind not in "iub" or labels.size != len(labels):
+        raise UserError(f"{where} is {labels.dtype} {labels.shape}: one class for each image is needed, not several")
+    flat: list[int] = labels.reshape(-1).tolist()
+    return flat

@@ -1,0 +1,96 @@
+"""What `--data.dataset` stands for, a folder, a file or a Hub id, and the listing of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from alexnet_dist.config import DataConfig
+from alexnet_dist.errors import UserError
+from alexnet_dist.sources import archives, hub, tars
+from alexnet_dist.sources.folders import File, image_files, scan
+from alexnet_dist.sources.layout import Place, list_tree
+from alexnet_dist.sources.listing import Listing, SourceOptions, printable
+
+logger = logging.getLogger(__name__)
+
+CIFAR10_ON_HUB = "uoft-cs/cifar10"
+WITHOUT_FILES = ("digits", "synthetic")  # data sets that are computed, or part of scikit-learn
+
+
+def cache_place(config: DataConfig, environment: Mapping[str, str]) -> Path:
+    """Return the folder of the data cache, which holds prepared data sets."""
+    return config.cache_dir or Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
+
+
+def is_local(name: str) -> bool:
+    """Return whether `--data.dataset` is a folder or a file: none of that name hides a set that is built in."""
+    return name not in (*WITHOUT_FILES, "cifar10") and os.path.exists(name)  # noqa: PTH110 - no error for a long name
+
+
+def is_folder(name: str) -> bool:
+    """Return whether `--data.dataset` is a folder: none of that name hides a set that is built in."""
+    return is_local(name) and os.path.isdir(name)  # noqa: PTH112
+
+
+def hub_id(name: str) -> str | None:
+    """Return the Hub id, owner/name, that `--data.dataset` stands for; None if it cannot be one."""
+    if name == "cifar10":
+        return CIFAR10_ON_HUB
+    return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
+
+
+def list_images(dataset: str, options: SourceOptions, environment: Mapping[str, str]) -> Listing:
+    """Return what `--data.dataset` holds; no image is decoded.
+
+    Args:
+        dataset: a folder, an archive (.zip, .tar, .npz), cifar10, or a Hub id.
+        options: what cannot be guessed.
+        environment: with the variables of the Hub's client.
+
+    Raises:
+        UserError: there is no such data set, or it cannot be listed.
+    """
+    if is_local(dataset):
+        if options.revision:
+            logger.warning("--data.revision is ignored: %s does not come from the Hub", printable(dataset))
+        return _list_folder(dataset, options) if is_folder(dataset) else _list_file(dataset, options)
+    if (name := hub_id(dataset)) is None:
+        known = "cifar10, digits, synthetic, a folder that exists, a .zip, .tar or .npz, or a Hub id (owner/name)"
+        raise UserError(f"--data.dataset {dataset}: not {known}")
+    return hub.list_hub(name, options, environment)
+
+
+def _list_folder(path: str, options: SourceOptions) -> Listing:
+    """Return what a folder holds: parquet files, tars, or class folders of images."""
+    root = os.path.realpath(path)
+    tree = scan(root)
+    files = [file for folder in tree.walk() for file in folder.telling]
+    if any(file.path.endswith(".parquet") or file.path in ("dataset_dict.json", "state.json") for file in files):
+        return hub.list_local(root, files, options)
+    if shards := [file for file in files if file.path.endswith(".tar")]:
+        return tars.list_tars(root, shards, options)
+    return list_tree(tree, Place(root), options, partial(image_files, root))
+
+
+def _list_file(path: str, options: SourceOptions) -> Listing:
+    """Return what a file holds, by its suffix."""
+    root = os.path.realpath(path)
+    end = os.path.splitext(root)[1].lower()  # noqa: PTH122
+    if end == ".npz":
+        return archives.list_npz(root, options)
+    if end == ".zip":
+        return archives.list_zip(root, options)
+    if end == ".tar":
+        return tars.list_tars(os.path.dirname(root), [_file(root)], options)  # noqa: PTH120
+    known = "a .zip, .npz or .tar, or the folder of images or of parquet files"
+    raise UserError(f"--data.dataset {printable(path)}: not a data set by its suffix, {end or 'none'}: give {known}")
+
+
+def _file(path: str) -> File:
+    """Return a single file as its folder lists it."""
+    info = os.stat(path)  # noqa: PTH116
+    return File(os.path.basename(path), info.st_size, info.st_mtime_ns)  # noqa: PTH119
