@@ -58,17 +58,25 @@ def list_tree(
     if len(names) < 2:
         where = place.of(found[chosen.train])
         raise UserError(f"{place.source}: {where} holds one class, {few(names)}: two or more are needed")
-    listed = {name: [classes[label] for label in names if label in classes] for name, classes in used.items()}
+    number = {name: k for k, name in enumerate(names)}
+    # by whole path, as `datasets` does: "a b/1.png" is before "a/1.png", although the class "a" is before "a b"
+    listed = {name: [classes[label] for label in sorted(classes, key=_with_slash)] for name, classes in used.items()}
     _count(tree, [folder for folders in listed.values() for folder in folders], place, notes)
     made = {}
     for name, folders in listed.items():
-        counts = [len(used[name][label].names) if label in used[name] else 0 for label in names]
-        made[name] = images(folders, np.repeat(np.arange(len(names), dtype=np.int64), counts))
+        numbers = [number[label] for label in sorted(used[name], key=_with_slash)]
+        counts = [len(folder.names) for folder in folders]
+        made[name] = images(folders, np.repeat(np.array(numbers, np.int64), counts))
     shown = tuple(printable(name) for name in names)
     key = _key(listed, shown, options)
     evaluated = made[chosen.test] if chosen.test else None
     name = os.path.basename(os.path.abspath(place.path))  # noqa: PTH100, PTH119
     return Listing(printable(name), shown, made[chosen.train], evaluated, chosen.test or "", key, tuple(notes))
+
+
+def _with_slash(name: str) -> str:
+    """Return a folder's name as it stands in paths of its files."""
+    return name + "/"
 
 
 def _key(listed: dict[str, list[Folder]], names: tuple[str, ...], options: SourceOptions) -> str:
@@ -254,7 +262,10 @@ def _kinds(folder: Folder) -> Counter[str]:
 
 def _described(kinds: Counter[str]) -> str:
     """Return kinds of files with their numbers: `.txt (10), .xml (2)`."""
-    return few(f"{kind} ({count})" for kind, count in kinds.most_common()) or "no files"
+    return (
+        few(f"{kind} ({count})" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+        or "no files"
+    )
 
 
 def _nothing(tree: Folder) -> str:
