@@ -111,14 +111,15 @@ def _scan(root: str, path: str, above: frozenset[tuple[int, int]]) -> Folder:
         with os.scandir(here) as entries:
             for entry in entries:
                 name = entry.name
-                if hidden(name):
+                if name[0] in "._" and hidden(name):
                     continue
-                if suffix(name) in suffixes and entry.is_file():
+                # no call of a function of ours for an image: 1.3 million images take 10 s
+                if name[name.rfind(".") :].lower() in suffixes and entry.is_file():
                     info = entry.stat()
                     images.append((name, info.st_size, info.st_mtime_ns))
                 elif entry.is_dir():
                     below.append(name)
-                else:
+                elif not hidden(name):
                     _note_other(folder, entry)
     except OSError as error:
         raise UserError(
@@ -148,18 +149,18 @@ def _note_other(folder: Folder, entry: os.DirEntry[str]) -> None:
 
 
 class FilePaths(Sequence[str]):
-    """Paths of many files in few folders, in one string of bytes: about 40 bytes a file instead of 200.
+    """Paths of many files in few folders, names in one string of bytes: about 30 bytes a file instead of 150.
 
     Args:
         folders: (path, names of files) of each folder, in order.
     """
 
     def __init__(self, folders: Sequence[tuple[str, Sequence[str]]]) -> None:
-        encoded = [os.fsencode(name) for _, names in folders for name in names]
+        joined = [os.fsencode("\0".join(names) + "\0") for _, names in folders if names]
+        self._names = b"".join(joined)
+        self._ends = np.flatnonzero(np.frombuffer(self._names, np.uint8) == 0)
         self._folders = [path for path, _ in folders]
         self._folder = np.repeat(np.arange(len(folders), dtype=np.int32), [len(names) for _, names in folders])
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self._names = b"".join(encoded)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -174,7 +175,7 @@ class FilePaths(Sequence[str]):
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         at = range(len(self))[index]  # raises IndexError; counts from the end for negative ones
-        begin = int(self._ends[at - 1]) if at else 0
+        begin = int(self._ends[at - 1]) + 1 if at else 0
         name = os.fsdecode(self._names[begin : int(self._ends[at])])
         return os.path.join(self._folders[self._folder[at]], name)  # noqa: PTH118
 

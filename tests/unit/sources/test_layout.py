@@ -12,7 +12,7 @@ from class_folders import classes, listed, plant
 def labels_of(images, names):
     """Return (class name, file name) of each image."""
     paths = (images.where(k) for k in range(len(images)))
-    return [(names[label], os.path.basename(path)) for label, path in zip(images.labels, paths, strict=True)]
+    return [(names[label], path.rsplit("/")[-1]) for label, path in zip(images.labels, paths, strict=True)]
 
 
 # ---- what loads -----------------------------------------------------------------------------------------------------
@@ -150,8 +150,8 @@ def test_a_path_with_brackets(tmp_path):
 
 def test_a_name_that_is_not_utf8(tmp_path):
     root = plant(tmp_path / "set", *classes("train", "ab"))
-    os.rename(os.fsencode(root / "train/a/0.png"), os.fsencode(root) + b"/train/a/caf\xe9.png")
-    os.rename(os.fsencode(root / "train/b"), os.fsencode(root) + b"/train/b\xe9")
+    os.rename(os.fsencode(root / "train/a/0.png"), os.fsencode(root) + b"/train/a/caf\xe9.png")  # noqa: PTH104 - bytes
+    os.rename(os.fsencode(root / "train/b"), os.fsencode(root) + b"/train/b\xe9")  # noqa: PTH104
     found = listed(root)
     assert found.class_names == ("a", r"b\xe9")
     where = found.train.where(1)
