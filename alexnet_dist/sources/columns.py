@@ -48,6 +48,8 @@ def choose(features: Mapping[str, Any], options: SourceOptions, source: str) -> 
     images = [name for name, feature in features.items() if _kind(feature) == "Image"]
     images = images or [name for name, feature in features.items() if _holds_bytes(feature)]
     image = options.image_column or _by_name(images, IMAGE_NAMES) or (images[0] if len(images) == 1 else None)
+    if image is not None and not (_kind(features[image]) == "Image" or _holds_bytes(features[image])):
+        raise UserError(f"{source}: --data.image-column {image} holds no images; it has {described}")
     classes = {name: feature.num_classes for name, feature in features.items() if _kind(feature) == "ClassLabel"}
     plain = [name for name, feature in features.items() if _is_plain(feature) and name != image]
     guessed = max(classes, key=lambda name: classes[name]) if classes else _by_name(plain, LABEL_NAMES)
@@ -58,8 +60,6 @@ def choose(features: Mapping[str, Any], options: SourceOptions, source: str) -> 
         )
         needs = "needs one Image column and a ClassLabel column, integers or strings"
         raise UserError(f"{source}: {needs}, and has {described}: name the {missing}")
-    if not (_kind(features[image]) == "Image" or _holds_bytes(features[image])):
-        raise UserError(f"{source}: --data.image-column {image} holds no images; it has {described}")
     if not (label in classes or _is_plain(features[label]) or "float" in _kind(features[label])):
         raise UserError(f"{source}: --data.label-column {label} holds no labels; it has {described}")
     notes = []
@@ -127,7 +127,7 @@ def as_classes(
     if names is not None:
         return names, {split: _checked(found, len(names), f"{where}: {split}") for split, found in columns.items()}
     seen = {value for found in columns.values() for value in found}
-    negative = -1 in seen and not seen <= {-1, 1, None}  # -1 and 1 are two classes
+    negative = -1 in seen and seen != {-1, 1}  # which are two classes
     for split, found in columns.items():
         for missing in (None, "", *((-1,) if negative else ())):
             if missing in found:

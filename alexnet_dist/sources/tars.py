@@ -92,9 +92,8 @@ def list_tars(root: str, shards: Sequence[File], options: SourceOptions) -> List
     chosen = splits.choose(list(by_split), labelled, options, source)
     used = [chosen.train, *([chosen.test] if chosen.test else [])]
     for split in used:
-        labelled(split)
-        if not read[split].labels:
-            raise UserError(f"{source}: the tars of the split {split} hold no images")
+        if not labelled(split):
+            raise UserError(f"{source}: the tars of the split {split} hold no images with labels, KEY.cls or KEY.json")
     names, labels = columns.as_classes({split: read[split].labels for split in used}, None, source)
     images = {split: _images(root, by_split[split], read[split], labels[split]) for split in used}
     key = hashlib.sha256(repr((sorted(shards), options.choices())).encode("utf-8", "backslashreplace")).hexdigest()
@@ -115,6 +114,7 @@ def _read(root: str, files: Sequence[File], options: SourceOptions) -> _Shard:
     found = _Shard()
     for number, file in enumerate(files):
         path = os.path.join(root, file.path)  # noqa: PTH118
+        where = f"--data.dataset {printable(root)}: {printable(file.path)}"
         images: dict[str, tuple[str, int, int]] = {}
         labels: dict[str, str | int] = {}
         try:
@@ -134,14 +134,14 @@ def _read(root: str, files: Sequence[File], options: SourceOptions) -> _Shard:
                         if label is not None:
                             labels[key] = label
         except (tarfile.TarError, OSError, ValueError) as error:
-            raise UserError(f"{printable(path)} is no uncompressed tar or damaged: {first_line(error)}") from None
+            raise UserError(f"{where} is no uncompressed tar or damaged: {first_line(error)}") from None
         for key, (name, offset, length) in images.items():
             found.names.append(name)
             found.file.append(number)
             found.offset.append(offset)
             found.length.append(length)
             if key not in labels and labels:
-                raise UserError(f"{printable(path)}: {printable(name)} has no label: neither KEY.cls nor KEY.json")
+                raise UserError(f"{where}: {printable(name)} has no label: neither KEY.cls nor KEY.json")
             found.labels.append(labels.get(key, -1))
     return found
 
