@@ -14,11 +14,13 @@ import numpy.typing as npt
 from numpy.lib import format as npy  # unlike numpy.load, its header readers know no pickle
 
 from alexnet_dist.errors import UserError, first_line
-from alexnet_dist.sources import columns, splits
+from alexnet_dist.sources import splits
 from alexnet_dist.sources.folders import Folder, hidden, image_suffixes, suffix
+from alexnet_dist.sources.labels import Origin, assemble
 from alexnet_dist.sources.layout import Place, list_tree
 from alexnet_dist.sources.listing import ArrayImages, EncodedImages, Labels, Listing, SourceOptions, printable
 
+KINDS = ("images", "labels")
 LOCAL_HEADER = 30  # bytes before a member's name; the lengths of name and extra field are its last four
 
 
@@ -125,30 +127,25 @@ def list_npz(path: str, options: SourceOptions) -> Listing:
             if not names or missing:
                 lacks = ", ".join(missing) or "train_images, train_labels"
                 raise UserError(f"{source}: lacks {lacks}; it has {splits.few(sorted(held)) or 'no array'}")
-            chosen = splits.choose(names, lambda _: True, options, source)
-            used = [chosen.train, *([chosen.test] if chosen.test else [])]
-            arrays = {f"{n}_{kind}": _array(archive, f"{n}_{kind}") for n in used for kind in ("images", "labels")}
+            arrays = {f"{name}_{kind}": _array(archive, f"{name}_{kind}") for name in names for kind in KINDS}
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         fault = first_line(error)
         raise UserError(fault if isinstance(error, UserError) else f"{source} cannot be read: {fault}") from None
-    listed = {split: _flat(arrays[f"{split}_labels"], f"{source}: {split}_labels") for split in used}
-    class_names, labels = columns.as_classes(listed, None, source)
-    made = {}
-    for split in used:
-        images = arrays[f"{split}_images"]
-        if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
-            found = f"{images.dtype} {images.shape}"
+
+    def images(split: str, labels: Labels) -> ArrayImages:
+        pixels = arrays[f"{split}_images"]
+        if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
+            found = f"{pixels.dtype} {pixels.shape}"
             raise UserError(f"{source}: {split}_images is {found}; uint8 (N, H, W) or (N, H, W, 3) is needed")
-        if len(images) != len(labels[split]):
-            raise UserError(f"{source}: {split} has {len(images)} images and {len(labels[split])} labels")
-        made[split] = ArrayImages(images.view(np.uint8), labels[split])
+        if len(pixels) != len(labels):
+            raise UserError(f"{source}: {split} has {len(pixels)} images and {len(labels)} labels")
+        return ArrayImages(pixels.view(np.uint8), labels)
+
     info = os.stat(path)  # noqa: PTH116
-    name = os.path.basename(path)  # noqa: PTH119
-    key = hashlib.sha256(repr((name, info.st_size, info.st_mtime_ns, options.choices())).encode("utf-8", "replace"))
-    test = made[chosen.test] if chosen.test else None
-    return Listing(
-        printable(name), class_names, made[chosen.train], test, chosen.test or "", key.hexdigest(), chosen.notes
-    )
+    name = printable(os.path.basename(path))  # noqa: PTH119
+    key = hashlib.sha256(repr((name, info.st_size, info.st_mtime_ns, options.choices())).encode()).hexdigest()
+    origin = Origin(name, source, key)
+    return assemble(origin, names, lambda n: _flat(arrays[f"{n}_labels"], f"{source}: {n}_labels"), images, options)
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[np.generic]:

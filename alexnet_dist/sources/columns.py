@@ -1,4 +1,4 @@
-"""Columns: which column of a table holds the images, which one the labels, and labels as numbers from 0."""
+"""Columns: which column of a table holds the images, and which one the labels."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from alexnet_dist.errors import UserError
-from alexnet_dist.sources.listing import Labels, SourceOptions
+from alexnet_dist.sources.listing import SourceOptions
 
 IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "pixels")
 LABEL_NAMES = (
     *("label", "labels", "class", "classes", "target", "targets", "cls", "y", "fine_label", "label_name", "class_name"),
     *("class_label", "label_id", "class_id", "category", "species", "breed", "dx", "diagnosis", "answer"),
 )
-NO_LABEL = (None, -1, "")
 
 
 @dataclass(frozen=True)
@@ -94,61 +91,3 @@ def _by_name(columns: Sequence[str], names: Sequence[str]) -> str | None:
     """Return the column whose name, in lower case, comes first in a list of names; None if none is in it."""
     known = {name.lower(): name for name in reversed(columns)}
     return next((known[name] for name in names if name in known), None)
-
-
-# ---- labels ---------------------------------------------------------------------------------------------------------
-
-
-def values(column: Any) -> Sequence[Any]:  # noqa: ANN401 - a pyarrow.ChunkedArray, whose package has no types
-    """Return the values of an Arrow column, None and NaN as None."""
-    found: list[Any] = column.to_numpy().tolist() if column.null_count == 0 else column.to_pylist()
-    fractions = str(column.type) in ("halffloat", "float", "double")
-    return [None if value != value else value for value in found] if fractions else found  # noqa: PLR0124 - NaN
-
-
-def labelled(found: Sequence[Any]) -> bool:
-    """Return whether any label is neither missing nor -1."""
-    return not set(found) <= set(NO_LABEL)
-
-
-def as_classes(
-    columns: Mapping[str, Sequence[Any]], names: tuple[str, ...] | None, where: str
-) -> tuple[tuple[str, ...], dict[str, Labels]]:
-    """Return the class names and the labels of each split as (N,) int64 in [0, number of classes).
-
-    Args:
-        columns: values of the label column by split.
-        names: of a ClassLabel column, whose values are positions in it; None to take all values, sorted, as names.
-        where: begins error messages.
-
-    Raises:
-        UserError: a label is missing, outside of the names, or a fraction.
-    """
-    if names is not None:
-        return names, {split: _checked(found, len(names), f"{where}: {split}") for split, found in columns.items()}
-    seen = {value for found in columns.values() for value in found}
-    negative = -1 in seen and seen != {-1, 1}  # which are two classes
-    for split, found in columns.items():
-        for missing in (None, "", *((-1,) if negative else ())):
-            if missing in found:
-                at = f"{where}: {split}[{found.index(missing)}]"
-                raise UserError(f"{at} has label {missing!r}: label it, remove it, or name another --data.label-column")
-    fractions = [value for value in seen if isinstance(value, float) and not value.is_integer()]
-    if fractions:
-        raise UserError(f"{where}: the labels are fractions, as {fractions[0]}: name classes by --data.label-column")
-    classes = sorted(seen)
-    number = {value: k for k, value in enumerate(classes)}
-    shown = tuple(str(int(value) if isinstance(value, float) else value) for value in classes)
-    return shown, {
-        split: np.fromiter(map(number.__getitem__, found), np.int64, len(found)) for split, found in columns.items()
-    }
-
-
-def _checked(found: Sequence[Any], num_classes: int, where: str) -> Labels:
-    """Return labels as (N,) int64, after a check that all are in [0, num_classes)."""
-    labels = np.array([-1 if label is None else label for label in found], np.int64)
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        index = int(wrong[0])
-        raise UserError(f"{where}[{index}] has label {found[index]}; labels must be from 0 to {num_classes - 1}")
-    return labels

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from alexnet_dist.errors import UserError, first_line
-from alexnet_dist.sources.listing import EncodedImages, Extents, Labels, printable
+from alexnet_dist.errors import UserError
+from alexnet_dist.sources.listing import Extents, Labels, StoredImages, printable
 
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini", "Desktop.ini", "ehthumbs.db"}
 # Read only by programs or libraries beside Pillow (ghostscript, a GRIB decoder, ...), or only recognised.
@@ -165,13 +164,7 @@ class FilePaths(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - str for a position, list[str] for a slice
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         at = range(len(self))[index]  # raises IndexError; counts from the end for negative ones
@@ -180,39 +173,10 @@ class FilePaths(Sequence[str]):
         return os.path.join(self._folders[self._folder[at]], name)  # noqa: PTH118
 
 
-class ImageFiles(EncodedImages):
-    """Images that are files.
-
-    Args:
-        paths: (N,) absolute.
-        sizes: (N,) bytes.
-        labels: (N,) int64.
-    """
-
-    def __init__(self, paths: Sequence[str], sizes: npt.NDArray[np.int64], labels: Labels) -> None:
-        super().__init__(labels)
-        self._paths, self._sizes = paths, sizes
-
-    def read(self, index: int) -> bytes:
-        """Return the content of a file."""
-        try:
-            with open(self._paths[index], "rb", buffering=0) as file:  # noqa: PTH123
-                return file.read()
-        except OSError as error:
-            raise UserError(f"{self.where(index)} cannot be read: {error.strerror or first_line(error)}") from None
-
-    def where(self, index: int) -> str:
-        """Return the path of a file."""
-        return printable(self._paths[index])
-
-    def extents(self) -> Extents:
-        """Return whole files."""
-        count = len(self)
-        return Extents(self._paths, np.arange(count, dtype=np.int32), np.zeros(count, np.int64), self._sizes)
-
-
-def image_files(root: str, folders: Sequence[Folder], labels: Labels) -> ImageFiles:
+def image_files(root: str, folders: Sequence[Folder], labels: Labels) -> StoredImages:
     """Return the images of class folders below a root, folder by folder."""
     base = os.path.abspath(root)  # noqa: PTH100
     paths = FilePaths([(os.path.join(base, folder.path), folder.names) for folder in folders])  # noqa: PTH118
-    return ImageFiles(paths, np.array([size for folder in folders for size in folder.sizes], np.int64), labels)
+    sizes = np.array([size for folder in folders for size in folder.sizes], np.int64)
+    whole = Extents(paths, np.arange(len(sizes), dtype=np.int32), np.zeros(len(sizes), np.int64), sizes)
+    return StoredImages(whole, labels)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_dist.errors import UserError, first_line
-from alexnet_dist.sources import columns, splits
+from alexnet_dist.sources import columns, labels, splits
 from alexnet_dist.sources.folders import File
 from alexnet_dist.sources.listing import EncodedImages, Labels, Listing, SourceOptions, printable
 
@@ -272,28 +272,25 @@ def list_tables(found: Mapping[str, Any], name: str, key: str, options: SourceOp
         UserError: a split, a column or a label is missing or wrong.
     """
     source = f"--data.dataset {printable(name)}"
-    read: dict[str, Sequence[Any]] = {}
     first = next((split for split in (options.train_split, *splits.TRAINING) if split in found), None)
-    chosen_columns = columns.choose(found[first or next(iter(found))].features, options, source)
+    chosen = columns.choose(found[first or next(iter(found))].features, options, source)
 
-    def labels_of(split: str) -> Sequence[Any]:
-        if split not in read:
-            if len(found[split]) == 0:
-                raise UserError(f"{source}: the split {split} is empty")
-            for column in (chosen_columns.image, chosen_columns.label):
-                if column not in found[split].features:
-                    raise UserError(f"{source}: the split {split} has no column {column}")
-            read[split] = columns.values(found[split].data.column(chosen_columns.label))
-        return read[split]
+    def values(split: str) -> Sequence[Any]:
+        if len(found[split]) == 0:
+            raise UserError(f"{source}: the split {split} is empty")
+        return labels.values(_column(found[split], chosen.label, f"{source}: the split {split}"))
 
-    chosen = splits.choose(list(found), lambda split: columns.labelled(labels_of(split)), options, source)
-    used = [chosen.train, *([chosen.test] if chosen.test else [])]
-    names, labels = columns.as_classes({s: labels_of(s) for s in used}, chosen_columns.class_names, source)
-    images = {
-        split: ArrowImages(found[split].data.column(chosen_columns.image), labels[split], f"{source}: {split}")
-        for split in used
-    }
-    all_notes = (*notes, *chosen_columns.notes, *chosen.notes)
-    test = images[chosen.test] if chosen.test else None
+    def images(split: str, numbers: Labels) -> ArrowImages:
+        column = _column(found[split], chosen.image, f"{source}: the split {split}")
+        return ArrowImages(column, numbers, f"{source}: {split}")
+
     short = printable(os.path.basename(name)) if os.path.isabs(name) else name  # noqa: PTH117, PTH119
-    return Listing(short, names, images[chosen.train], test, chosen.test or "", key, all_notes)
+    origin = labels.Origin(short, source, key, (*notes, *chosen.notes))
+    return labels.assemble(origin, list(found), values, images, options, chosen.class_names)
+
+
+def _column(table: Any, name: str, where: str) -> Any:  # noqa: ANN401 - a datasets.Dataset, a pyarrow.ChunkedArray
+    """Return a column of a table, as it is stored."""
+    if name not in table.features:
+        raise UserError(f"{where} has no column {name}")
+    return table.data.column(name)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_dist.errors import UserError, first_line
+
 Labels = npt.NDArray[np.int64]
 
 
@@ -84,6 +86,42 @@ class EncodedImages(ABC):
     def extents(self) -> Extents | None:
         """Return where the images lie, if each can be read from its file by offset; None if they must be copied."""
         return None
+
+
+class StoredImages(EncodedImages):
+    """Images that are files, or parts of files that are not compressed.
+
+    Args:
+        extents: their places.
+        labels: (N,) int64.
+        members: names of the parts, for error messages; None for whole files.
+    """
+
+    def __init__(self, extents: Extents, labels: Labels, members: Sequence[str] | None = None) -> None:
+        super().__init__(labels)
+        self._extents, self._members = extents, members
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of an image."""
+        length = int(self._extents.length[index])
+        try:
+            with open(self._extents.files[self._extents.file[index]], "rb", buffering=0) as file:  # noqa: PTH123
+                file.seek(int(self._extents.offset[index]))
+                content = file.read(length)
+        except OSError as error:
+            raise UserError(f"{self.where(index)} cannot be read: {error.strerror or first_line(error)}") from None
+        if len(content) < length:
+            raise UserError(f"{self.where(index)} is shorter than when it was listed")
+        return content
+
+    def where(self, index: int) -> str:
+        """Return the path of a file, or `FILE.tar: MEMBER`."""
+        member = f": {self._members[index]}" if self._members else ""
+        return printable(self._extents.files[self._extents.file[index]] + member)
+
+    def extents(self) -> Extents:
+        """Return the places of the images."""
+        return self._extents
 
 
 @dataclass(frozen=True)

@@ -7,64 +7,31 @@ import json
 import os
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_dist.errors import UserError, first_line
-from alexnet_dist.sources import columns, splits
+from alexnet_dist.sources import splits
 from alexnet_dist.sources.folders import File, hidden, image_suffixes, suffix
-from alexnet_dist.sources.listing import EncodedImages, Extents, Labels, Listing, SourceOptions, printable
+from alexnet_dist.sources.labels import Origin, assemble
+from alexnet_dist.sources.listing import Extents, Labels, Listing, SourceOptions, StoredImages, printable
 
 LABEL_KEYS = ("label", "cls", "class", "target")  # of a member KEY.json
 LONGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 
 
-@dataclass
-class _Shard:
-    """Images of tars: their members' names, places and labels, in the order of the files."""
+class _Row(NamedTuple):
+    """An image of a tar."""
 
-    names: list[str] = field(default_factory=list)
-    file: list[int] = field(default_factory=list)
-    offset: list[int] = field(default_factory=list)
-    length: list[int] = field(default_factory=list)
-    labels: list[str | int] = field(default_factory=list)
-
-
-class TarImages(EncodedImages):
-    """Images within uncompressed tars.
-
-    Args:
-        members: names of the members, for error messages.
-        extents: their places.
-        labels: (N,) int64.
-    """
-
-    def __init__(self, members: Sequence[str], extents: Extents, labels: Labels) -> None:
-        super().__init__(labels)
-        self._members, self._extents = members, extents
-
-    def read(self, index: int) -> bytes:
-        """Return the bytes of a member."""
-        path = self._extents.files[self._extents.file[index]]
-        length = int(self._extents.length[index])
-        try:
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                file.seek(int(self._extents.offset[index]))
-                content = file.read(length)
-        except OSError as error:
-            raise UserError(f"{self.where(index)} cannot be read: {error.strerror or first_line(error)}") from None
-        if len(content) < length:
-            raise UserError(f"{self.where(index)} is cut off: the tar is shorter than when it was listed")
-        return content
-
-    def where(self, index: int) -> str:
-        """Return `FILE.tar: MEMBER`."""
-        return printable(f"{self._extents.files[self._extents.file[index]]}: {self._members[index]}")
-
-    def extents(self) -> Extents:
-        """Return the places of the images within their tars."""
-        return self._extents
+    name: str
+    file: int
+    """Position of its tar among those of the split."""
+    offset: int
+    length: int
+    label: str | int
+    """-1 where there is none."""
 
 
 def list_tars(root: str, shards: Sequence[File], options: SourceOptions) -> Listing:
@@ -82,36 +49,32 @@ def list_tars(root: str, shards: Sequence[File], options: SourceOptions) -> List
     by_split: dict[str, list[File]] = {}
     for file in sorted(shards):
         by_split.setdefault(splits.split_word(file.path) or "train", []).append(file)
-    read: dict[str, _Shard] = {}
+    read = cache(lambda split: _read(root, by_split[split], options))
 
-    def labelled(split: str) -> bool:
-        if split not in read:
-            read[split] = _read(root, by_split[split], options)
-        return columns.labelled(read[split].labels)
+    def labels(split: str) -> list[str | int]:
+        if not (found := [row.label for row in read(split)]):
+            raise UserError(f"{source}: the tars of the split {split} hold no images")
+        return found
 
-    chosen = splits.choose(list(by_split), labelled, options, source)
-    used = [chosen.train, *([chosen.test] if chosen.test else [])]
-    for split in used:
-        if not labelled(split):
-            raise UserError(f"{source}: the tars of the split {split} hold no images with labels, KEY.cls or KEY.json")
-    names, labels = columns.as_classes({split: read[split].labels for split in used}, None, source)
-    images = {split: _images(root, by_split[split], read[split], labels[split]) for split in used}
+    def images(split: str, labels: Labels) -> StoredImages:
+        return _images(root, by_split[split], read(split), labels)
+
     key = hashlib.sha256(repr((sorted(shards), options.choices())).encode("utf-8", "backslashreplace")).hexdigest()
-    test = images[chosen.test] if chosen.test else None
-    name = printable(os.path.basename(root))  # noqa: PTH119
-    return Listing(name, names, images[chosen.train], test, chosen.test or "", key, chosen.notes)
+    origin = Origin(printable(os.path.basename(root)), source, key)  # noqa: PTH119
+    return assemble(origin, list(by_split), labels, images, options)
 
 
-def _images(root: str, files: Sequence[File], read: _Shard, labels: Labels) -> TarImages:
+def _images(root: str, files: Sequence[File], rows: Sequence[_Row], labels: Labels) -> StoredImages:
     """Return the images of a split's tars."""
     paths = [os.path.join(root, file.path) for file in files]  # noqa: PTH118
-    where = np.array(read.file, np.int32), np.array(read.offset, np.int64), np.array(read.length, np.int64)
-    return TarImages(read.names, Extents(paths, *where), labels)
+    file, offset, length = np.array([row[1:4] for row in rows], np.int64).T.copy()
+    extents = Extents(paths, file.astype(np.int32), offset, length)
+    return StoredImages(extents, labels, [row.name for row in rows])
 
 
-def _read(root: str, files: Sequence[File], options: SourceOptions) -> _Shard:
+def _read(root: str, files: Sequence[File], options: SourceOptions) -> list[_Row]:
     """Return the images and labels of tars, in the order of their members: about 30 us for each member."""
-    found = _Shard()
+    found = []
     for number, file in enumerate(files):
         path = os.path.join(root, file.path)  # noqa: PTH118
         where = f"--data.dataset {printable(root)}: {printable(file.path)}"
@@ -136,13 +99,9 @@ def _read(root: str, files: Sequence[File], options: SourceOptions) -> _Shard:
         except (tarfile.TarError, OSError, ValueError) as error:
             raise UserError(f"{where} is no uncompressed tar or damaged: {first_line(error)}") from None
         for key, (name, offset, length) in images.items():
-            found.names.append(name)
-            found.file.append(number)
-            found.offset.append(offset)
-            found.length.append(length)
             if key not in labels and labels:
                 raise UserError(f"{where}: {printable(name)} has no label: neither KEY.cls nor KEY.json")
-            found.labels.append(labels.get(key, -1))
+            found.append(_Row(name, number, offset, length, labels.get(key, -1)))
     return found
 
 

@@ -1,9 +1,7 @@
-"""Columns by type and name, and labels of all kinds as numbers from 0."""
+"""Columns by type and name."""
 
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Features, Value
 from datasets import Image as ImageFeature
@@ -86,68 +84,3 @@ def test_columns_that_are_refused(text, options, message):
     with pytest.raises(UserError) as caught:
         choose(text, **options)
     assert message in str(caught.value)
-
-
-def classes(train, test=(), names=None):
-    columns_by_split = {"train": columns.values(pa.chunked_array([train]))}
-    if test:
-        columns_by_split["test"] = columns.values(pa.chunked_array([test]))
-    found, labels = columns.as_classes(columns_by_split, names, "SET")
-    assert all(label.dtype == np.int64 for label in labels.values())
-    return found, [label.tolist() for label in labels.values()]
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "names", "labels"),
-    [
-        ([2, 0, 1], [1, 1], ("0", "1", "2"), [[2, 0, 1], [1, 1]]),
-        ([10, -5, 10], [700], ("-5", "10", "700"), [[1, 0, 1], [2]]),
-        ([-1, 1, 1], [1], ("-1", "1"), [[0, 1, 1], [1]]),
-        (["dog", "cat"], ["cat", "ape"], ("ape", "cat", "dog"), [[2, 1], [1, 0]]),
-        ([True, False], [True], ("False", "True"), [[1, 0], [1]]),
-        ([2.0, 0.0], [], ("0", "2"), [[1, 0]]),
-        (pa.array([3, 9], pa.uint8()), pa.array([9], pa.uint8()), ("3", "9"), [[0, 1], [1]]),
-        (pa.array([2**63, 1], pa.uint64()), [], ("1", str(2**63)), [[1, 0]]),
-        (pa.array([9, 10, 9], pa.int8()), [], ("9", "10"), [[0, 1, 0]]),
-    ],
-)
-def test_labels_of_all_kinds(train, test, names, labels):
-    assert classes(train, test) == (names, labels)
-
-
-def test_a_class_label_keeps_names_and_numbers():
-    assert classes([0, 2], [2], ("p", "q", "r")) == (("p", "q", "r"), [[0, 2], [2]])
-
-
-@pytest.mark.parametrize(
-    ("train", "names", "message"),
-    [
-        ([0, None, 1], None, "SET: train[1] has label None"),
-        ([0, 1, 2, -1], None, "SET: train[3] has label -1"),
-        (["a", "", "b"], None, "SET: train[1] has label ''"),
-        ([0.5, 1.0], None, "the labels are fractions, as 0.5"),
-        ([0.0, float("nan")], None, "SET: train[1] has label None"),
-        ([0, 3], ("p", "q", "r"), "SET: train[1] has label 3; labels must be from 0 to 2"),
-        ([0, -1], ("p", "q", "r"), "SET: train[1] has label -1"),
-        ([None, 1], ("p", "q", "r"), "SET: train[0] has label None"),
-    ],
-)
-def test_labels_that_are_refused(train, names, message):
-    with pytest.raises(UserError) as caught:
-        classes(train, names=names)
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([-1, -1], False),
-        ([None, None], False),
-        ([-1, 0], True),
-        (["", ""], False),
-        ([float("nan")], False),
-        ([0], True),
-    ],
-)
-def test_whether_a_split_has_labels(values, expected):
-    assert columns.labelled(columns.values(pa.chunked_array([values]))) == expected

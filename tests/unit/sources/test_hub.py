@@ -7,9 +7,9 @@ import os
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
-import httpx
 import huggingface_hub
 import huggingface_hub.errors
 import numpy as np
@@ -210,7 +210,7 @@ def test_the_key_is_of_id_revision_and_options():
 
 def gated(status):
     """Return the error of `datasets` for a gated set, with its cause, as load.py raises it."""
-    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
     error = datasets.exceptions.DatasetNotFoundError("Dataset 'some/set' is a gated dataset on the Hub.")
     error.__cause__ = huggingface_hub.errors.GatedRepoError("Access is restricted", response=response)
     return error
@@ -220,7 +220,7 @@ def gated(status):
 def test_a_gated_set_is_called_gated(monkeypatch, refusal, status):
     answering(monkeypatch, gated(status))
     message = refusal("some/set", cache="cache")
-    assert "the set is gated: accept its terms at https://huggingface.co/datasets/some/set" in message
+    assert "the set is gated: accept its terms at https://huggingface.co/datasets/FOLDER, then log in" in message
     assert "hf auth login" in message
 
 
