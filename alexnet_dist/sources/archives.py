@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -15,75 +15,59 @@ from numpy.lib import format as npy  # unlike numpy.load, its header readers kno
 
 from alexnet_dist.errors import UserError, first_line
 from alexnet_dist.sources import splits
-from alexnet_dist.sources.folders import Folder, hidden, image_suffixes, suffix
+from alexnet_dist.sources.folders import File, Folder, hidden, image_suffixes, key_of, suffix
 from alexnet_dist.sources.labels import Origin, assemble
 from alexnet_dist.sources.layout import Place, list_tree
 from alexnet_dist.sources.listing import ArrayImages, EncodedImages, Labels, Listing, SourceOptions, printable
 
 KINDS = ("images", "labels")
-LOCAL_HEADER = 30  # bytes before a member's name; the lengths of name and extra field are its last four
 
 
 class ZipImages(EncodedImages):
     """Images within a zip file; nothing is extracted, so that a name such as ../x leads nowhere.
 
     Args:
-        path: of the zip file.
-        members: their entries of the directory.
+        archive: open for reading; one thread at a time inflates.
+        members: their names in the archive.
         labels: (N,) int64.
     """
 
-    def __init__(self, path: str, members: Sequence[zipfile.ZipInfo], labels: Labels) -> None:
+    def __init__(self, archive: zipfile.ZipFile, members: Sequence[str], labels: Labels) -> None:
         super().__init__(labels)
-        self._path, self._members = path, members
+        self._archive, self._members, self._lock = archive, members, threading.Lock()
 
     def read(self, index: int) -> bytes:
         """Return the bytes of a member, after a check of their CRC."""
-        member = self._members[index]
         try:
-            with open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 - a handle of the thread's own
-                file.seek(member.header_offset)
-                header = file.read(LOCAL_HEADER)
-                lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-                file.seek(member.header_offset + LOCAL_HEADER + lengths)
-                content = file.read(member.compress_size)
-            if member.compress_type == zipfile.ZIP_DEFLATED:
-                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size)
-        except (OSError, zlib.error) as error:
+            with self._lock:
+                return self._archive.read(self._members[index])
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last one: it is encrypted
             raise UserError(f"{self.where(index)} cannot be read: {first_line(error)}") from None
-        if zlib.crc32(content) != member.CRC:
-            raise UserError(f"{self.where(index)} is damaged: its CRC differs")
-        return content
 
     def where(self, index: int) -> str:
         """Return `FILE.zip/MEMBER`."""
-        return printable(f"{self._path}/{self._members[index].filename}")
+        return printable(f"{self._archive.filename}/{self._members[index]}")
 
 
 def list_zip(path: str, options: SourceOptions) -> Listing:
     """Return what a zip file of class folders holds; its layouts are those of folders.
 
     Raises:
-        UserError: it is damaged, encrypted or compressed in a way that is not read, or is no layout of class folders.
+        UserError: it is damaged, or is no layout of class folders.
     """
-    source = f"--data.dataset {printable(path)}"
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename.lstrip("/"): member for member in archive.infolist() if not member.is_dir()}
+        archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{source} cannot be read: {first_line(error)}") from None
+        raise UserError(f"--data.dataset {printable(path)} cannot be read: {first_line(error)}") from None
+    members = {member.filename.lstrip("/"): member for member in archive.infolist() if not member.is_dir()}
     tree = _tree(members, os.stat(path).st_mtime_ns)  # noqa: PTH116
     holders = [folder for folder in tree.folders.values() if folder.count()]
     if len(holders) == 1 and not tree.names and not holders[0].names:  # one folder around all, as zip programs make it
         tree = holders[0]
 
     def images(folders: list[Folder], labels: Labels) -> ZipImages:
-        names = [f"{folder.path}/{name}" for folder in folders for name in folder.names]
-        chosen = [members[name] for name in names]
-        for member in chosen:
-            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise UserError(f"{source}: {printable(member.filename)} is encrypted or not deflated: extract it")
-        return ZipImages(path, chosen, labels)
+        paths = (f"{folder.path}/{name}" for folder in folders for name in folder.names)
+        return ZipImages(archive, [members[path].filename for path in paths], labels)
 
     return list_tree(tree, Place(path), options, images)
 
@@ -143,8 +127,7 @@ def list_npz(path: str, options: SourceOptions) -> Listing:
 
     info = os.stat(path)  # noqa: PTH116
     name = printable(os.path.basename(path))  # noqa: PTH119
-    key = hashlib.sha256(repr((name, info.st_size, info.st_mtime_ns, options.choices())).encode()).hexdigest()
-    origin = Origin(name, source, key)
+    origin = Origin(name, source, key_of([File(name, info.st_size, info.st_mtime_ns)], options))
     return assemble(origin, names, lambda n: _flat(arrays[f"{n}_labels"], f"{source}: {n}_labels"), images, options)
 
 

@@ -78,19 +78,14 @@ def _list_folder(path: str, options: SourceOptions) -> Listing:
 
 def _list_file(path: str, options: SourceOptions) -> Listing:
     """Return what a file holds, by its suffix."""
-    root = os.path.realpath(path)
-    end = os.path.splitext(root)[1].lower()  # noqa: PTH122
+    file = Path(path).resolve()
+    end = file.suffix.lower()
     if end == ".npz":
-        return archives.list_npz(root, options)
+        return archives.list_npz(str(file), options)
     if end == ".zip":
-        return archives.list_zip(root, options)
+        return archives.list_zip(str(file), options)
     if end == ".tar":
-        return tars.list_tars(os.path.dirname(root), [_file(root)], options)  # noqa: PTH120
+        info = file.stat()
+        return tars.list_tars(str(file.parent), [File(file.name, info.st_size, info.st_mtime_ns)], options)
     known = "a .zip, .npz or .tar, or the folder of images or of parquet files"
     raise UserError(f"--data.dataset {printable(path)}: not a data set by its suffix, {end or 'none'}: give {known}")
-
-
-def _file(path: str) -> File:
-    """Return a single file as its folder lists it."""
-    info = os.stat(path)  # noqa: PTH116
-    return File(os.path.basename(path), info.st_size, info.st_mtime_ns)  # noqa: PTH119

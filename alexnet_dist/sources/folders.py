@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_dist.errors import UserError
-from alexnet_dist.sources.listing import Extents, Labels, StoredImages, printable
+from alexnet_dist.sources.listing import Extents, Labels, SourceOptions, StoredImages, printable
 
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini", "Desktop.ini", "ehthumbs.db"}
 # Read only by programs or libraries beside Pillow (ghostscript, a GRIB decoder, ...), or only recognised.
@@ -87,6 +88,11 @@ def suffix(name: str) -> str:
 def hidden(name: str) -> bool:
     """Return whether a file or folder is hidden or the system's; `__` begins __MACOSX and what `datasets` ignores."""
     return name.startswith((".", "__")) or name in SYSTEM_FILES
+
+
+def key_of(files: Sequence[File], options: SourceOptions) -> str:
+    """Return the SHA-256 of files' names, sizes and times and of what is read of them, in hexadecimal."""
+    return hashlib.sha256(repr((files, options.choices())).encode()).hexdigest()  # repr escapes surrogates
 
 
 def scan(root: str) -> Folder:
@@ -164,9 +170,7 @@ class FilePaths(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - str for a position, list[str] for a slice
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - a str; slices are not used
         at = range(len(self))[index]  # raises IndexError; counts from the end for negative ones
         begin = int(self._ends[at - 1]) + 1 if at else 0
         name = os.fsdecode(self._names[begin : int(self._ends[at])])
@@ -174,9 +178,8 @@ class FilePaths(Sequence[str]):
 
 
 def image_files(root: str, folders: Sequence[Folder], labels: Labels) -> StoredImages:
-    """Return the images of class folders below a root, folder by folder."""
-    base = os.path.abspath(root)  # noqa: PTH100
-    paths = FilePaths([(os.path.join(base, folder.path), folder.names) for folder in folders])  # noqa: PTH118
+    """Return the images of class folders below an absolute root, folder by folder."""
+    paths = FilePaths([(os.path.join(root, folder.path), folder.names) for folder in folders])  # noqa: PTH118
     sizes = np.array([size for folder in folders for size in folder.sizes], np.int64)
     whole = Extents(paths, np.arange(len(sizes), dtype=np.int32), np.zeros(len(sizes), np.int64), sizes)
     return StoredImages(whole, labels)

@@ -17,7 +17,7 @@ from typing import Any
 
 from alexnet_dist.errors import UserError, first_line
 from alexnet_dist.sources import columns, labels, splits
-from alexnet_dist.sources.folders import File
+from alexnet_dist.sources.folders import File, key_of
 from alexnet_dist.sources.listing import EncodedImages, Labels, Listing, SourceOptions, printable
 
 ANSWER_SECONDS = 5.0  # until a server must have answered
@@ -80,16 +80,9 @@ def list_hub(name: str, options: SourceOptions, environment: Mapping[str, str]) 
     import huggingface_hub.errors
 
     unreachable = (OSError, getattr(huggingface_hub.errors, "HTTPError", OSError))  # httpx's is no OSError
-    notes = []
     with _quiet(datasets):
         try:
-            try:
-                found = datasets.load_dataset(name, options.config, revision=options.revision)
-            except RuntimeError as error:
-                if "scripts are no longer supported" not in str(error):
-                    raise
-                found = _converted(name, options)
-                notes.append(f"read from the branch {CONVERTED}, as the set is a loading script")
+            found, notes = _loaded(name, options)
         except UserError:
             raise
         except (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError) as error:
@@ -103,6 +96,18 @@ def list_hub(name: str, options: SourceOptions, environment: Mapping[str, str]) 
     return list_tables(found, name, hub_key(name, options), options, notes)
 
 
+def _loaded(name: str, options: SourceOptions) -> tuple[Any, list[str]]:
+    """Return the splits of a Hub set, and notes; of one with a loading script, from its parquet copy."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, options.config, revision=options.revision), []
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+    return _converted(name, options), [f"read from the branch {CONVERTED}, as the set is a loading script"]
+
+
 def _converted(name: str, options: SourceOptions) -> Any:  # noqa: ANN401 - a datasets.DatasetDict
     """Return the splits of a set with a loading script, from the parquet copy that the Hub makes of it.
 
@@ -112,20 +117,20 @@ def _converted(name: str, options: SourceOptions) -> Any:  # noqa: ANN401 - a da
     import datasets
     import huggingface_hub
 
-    source = f"--data.dataset {name}: the set is a loading script, which `datasets` cannot run"
+    files, fault = [], "is empty"
     try:
         files = huggingface_hub.HfApi().list_repo_files(name, repo_type="dataset", revision=CONVERTED)
     except Exception as error:  # noqa: BLE001 - HTTP libraries and the Hub's client have errors of their own
-        fault = f"its parquet copy, the branch {CONVERTED}, cannot be read ({first_line(error)})"
-        raise UserError(f"{source}, and {fault}: download the images and give --data.dataset FOLDER") from None
+        fault = f"cannot be read ({first_line(error)})"
     tables: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for file in files:  # CONFIGURATION/SPLIT/0000.parquet
         if file.endswith(".parquet") and file.count("/") == 2:
             config, split, _ = file.split("/")
             tables[config][split].append(file)
     if not tables:
-        fault = f"its parquet copy, the branch {CONVERTED}, is empty"
-        raise UserError(f"{source}, and {fault}: download the images and give --data.dataset FOLDER")
+        script = "the set is a loading script, which `datasets` cannot run, and its parquet copy, the branch"
+        way = "download the images and give --data.dataset FOLDER"
+        raise UserError(f"--data.dataset {name}: {script} {CONVERTED}, {fault}: {way}")
     config = options.config or (next(iter(tables)) if len(tables) == 1 else "")
     if config not in tables:
         raise UserError(f"--data.dataset {name}: {_pick(sorted(tables))}")
@@ -177,7 +182,7 @@ def list_local(folder: str, files: Sequence[File], options: SourceOptions) -> Li
 
     source = f"--data.dataset {printable(folder)}"
     relevant = sorted(file for file in files if file.path.endswith((".parquet", ".arrow", "README.md", ".json")))
-    key = hashlib.sha256(repr((relevant, options.choices())).encode("utf-8", "backslashreplace")).hexdigest()
+    key = key_of(relevant, options)
     with _quiet(datasets):
         try:
             if any(file.path in ("dataset_dict.json", "state.json") for file in relevant):
@@ -235,10 +240,16 @@ class ArrowImages(EncodedImages):
         super().__init__(labels)
         self._column, self._place = column, place
 
+    def _record(self, index: int) -> tuple[bytes | None, str | None]:
+        """Return the bytes and the path of an image."""
+        record = self._column[index].as_py()
+        return (
+            (record, None) if isinstance(record, bytes) else ((record or {}).get("bytes"), (record or {}).get("path"))
+        )
+
     def read(self, index: int) -> bytes:
         """Return the bytes in the table, or the content of the file that the table names."""
-        record = self._column[index].as_py()
-        content, path = (record, None) if isinstance(record, bytes) else _parts(record)
+        content, path = self._record(index)
         if content is None and not path:
             raise UserError(f"{self.where(index)} has no image")
         try:
@@ -248,14 +259,8 @@ class ArrowImages(EncodedImages):
 
     def where(self, index: int) -> str:
         """Return `SET: train[4] (FILE)`, the file's name where the table has it."""
-        record = self._column[index].as_py()
-        path = None if isinstance(record, bytes) else _parts(record)[1]
+        _, path = self._record(index)
         return f"{self._place}[{index}]" + (f" ({printable(path)})" if path else "")
-
-
-def _parts(record: Mapping[str, Any] | None) -> tuple[bytes | None, str | None]:
-    """Return the bytes and the path of an image's record."""
-    return (record.get("bytes"), record.get("path")) if record else (None, None)
 
 
 def list_tables(found: Mapping[str, Any], name: str, key: str, options: SourceOptions, notes: list[str]) -> Listing:
@@ -286,7 +291,7 @@ def list_tables(found: Mapping[str, Any], name: str, key: str, options: SourceOp
 
     short = printable(os.path.basename(name)) if os.path.isabs(name) else name  # noqa: PTH117, PTH119
     origin = labels.Origin(short, source, key, (*notes, *chosen.notes))
-    return labels.assemble(origin, list(found), values, images, options, chosen.class_names)
+    return labels.assemble(origin, list(found), values, images, options, class_names=chosen.class_names)
 
 
 def _column(table: Any, name: str, where: str) -> Any:  # noqa: ANN401 - a datasets.Dataset, a pyarrow.ChunkedArray

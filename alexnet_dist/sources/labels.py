@@ -33,6 +33,7 @@ def assemble(
     values: Callable[[str], Sequence[Any]],
     images: Callable[[str, Labels], EncodedImages | ArrayImages],
     options: SourceOptions,
+    *,
     class_names: tuple[str, ...] | None = None,
 ) -> Listing:
     """Return the listing of a source that has a label for each image.

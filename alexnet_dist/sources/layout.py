@@ -22,7 +22,7 @@ class Place:
     """The root of a tree of class folders, for error messages and by name."""
 
     path: str
-    """Of the folder or archive."""
+    """Of the folder or archive, absolute."""
 
     @property
     def source(self) -> str:
@@ -59,24 +59,19 @@ def list_tree(
         where = place.of(found[chosen.train])
         raise UserError(f"{place.source}: {where} holds one class, {few(names)}: two or more are needed")
     number = {name: k for k, name in enumerate(names)}
-    # by whole path, as `datasets` does: "a b/1.png" is before "a/1.png", although the class "a" is before "a b"
-    listed = {name: [classes[label] for label in sorted(classes, key=_with_slash)] for name, classes in used.items()}
+    listed, made = {}, {}
+    for split, classes in used.items():
+        # by whole path, as `datasets` does: "a b/1.png" is before "a/1.png", although the class "a" is before "a b"
+        order = sorted(classes, key=lambda name: name + "/")
+        listed[split] = [classes[name] for name in order]
+        numbers = np.array([number[name] for name in order], np.int64)
+        made[split] = images(listed[split], np.repeat(numbers, [len(classes[name].names) for name in order]))
     _count(tree, [folder for folders in listed.values() for folder in folders], place, notes)
-    made = {}
-    for name, folders in listed.items():
-        numbers = [number[label] for label in sorted(used[name], key=_with_slash)]
-        counts = [len(folder.names) for folder in folders]
-        made[name] = images(folders, np.repeat(np.array(numbers, np.int64), counts))
     shown = tuple(printable(name) for name in names)
     key = _key(listed, shown, options)
     evaluated = made[chosen.test] if chosen.test else None
-    name = os.path.basename(os.path.abspath(place.path))  # noqa: PTH100, PTH119
-    return Listing(printable(name), shown, made[chosen.train], evaluated, chosen.test or "", key, tuple(notes))
-
-
-def _with_slash(name: str) -> str:
-    """Return a folder's name as it stands in paths of its files."""
-    return name + "/"
+    name = printable(os.path.basename(place.path))  # noqa: PTH119
+    return Listing(name, shown, made[chosen.train], evaluated, chosen.test or "", key, tuple(notes))
 
 
 def _key(listed: dict[str, list[Folder]], names: tuple[str, ...], options: SourceOptions) -> str:
@@ -98,8 +93,8 @@ def _splits(tree: Folder, place: Place, options: SourceOptions) -> tuple[dict[st
     if not tree.count():
         raise UserError(f"{place.source}: {_nothing(tree)}")
     with_images = {name: folder for name, folder in tree.folders.items() if folder.count()}
-    found = {name: folder for name, folder in tree.folders.items() if splits.exact(name) in splits.KNOWN}
-    word: Callable[[str], str | None] = splits.exact
+    found = {name: folder for name, folder in tree.folders.items() if name.lower() in splits.KNOWN}
+    word: Callable[[str], str | None] = str.lower
     if options.train_split or options.eval_split:
         found = with_images
     elif not any(name.lower() in splits.TRAINING for name in found):
@@ -151,9 +146,8 @@ def _without_splits(tree: Folder, place: Place) -> tuple[dict[str, Folder], spli
     if inside and all(name.lower() in splits.EVALUATION for name in tree.folders if tree.folders[name].count()):
         has = few(folder.path for folder in inside)
         raise UserError(f"{place.source}: needs a folder train of class folders, and has {has}: --data.train-split")
-    own = os.path.abspath(place.path)  # noqa: PTH100
-    above, name = os.path.split(own)
-    if name.lower() in splits.KNOWN and os.path.isdir(own):  # noqa: PTH112
+    above, name = os.path.split(place.path)
+    if name.lower() in splits.KNOWN:
         others = [other for other in os.listdir(above) if other != name and splits.split_word(other) == other.lower()]  # noqa: PTH208
         if others:
             around = f"{printable(name)} is one split of {printable(above)}, beside {few(sorted(others))}"
@@ -216,9 +210,8 @@ def _compare(train: dict[str, Folder], test: dict[str, Folder] | None, place: Pl
     for one, other in splits.alike([*train, *(test or {})]):
         if len(one) == len(other) == 1 and all({one, other} <= classes.keys() for classes in (train, test or train)):
             continue  # letters: A and a
-        where = few(
-            place.of(folder) for part in (train, test or {}) for name, folder in part.items() if name in (one, other)
-        )
+        folders = [classes[name] for classes in (train, test or {}) for name in (one, other) if name in classes]
+        where = few(map(place.of, folders))
         raise UserError(f"{place.source}: {splits.difference(one, other)} ({where}): give them one name")
     if test is None:
         return
@@ -262,10 +255,8 @@ def _kinds(folder: Folder) -> Counter[str]:
 
 def _described(kinds: Counter[str]) -> str:
     """Return kinds of files with their numbers: `.txt (10), .xml (2)`."""
-    return (
-        few(f"{kind} ({count})" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
-        or "no files"
-    )
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    return few(f"{kind} ({count})" for kind, count in ordered) or "no files"
 
 
 def _nothing(tree: Folder) -> str:

@@ -25,17 +25,12 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def exact(name: str) -> str:
-    """Return the word of a split's name: the whole name."""
-    return name.lower()
-
-
 def choose(
     names: Sequence[str],
     has_labels: Callable[[str], bool],
     options: SourceOptions,
     source: str,
-    word: Callable[[str], str | None] = exact,
+    word: Callable[[str], str | None] = str.lower,
 ) -> Chosen:
     """Return the training and the evaluation split.
 

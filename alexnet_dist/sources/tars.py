@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tarfile
@@ -14,7 +13,7 @@ import numpy as np
 
 from alexnet_dist.errors import UserError, first_line
 from alexnet_dist.sources import splits
-from alexnet_dist.sources.folders import File, hidden, image_suffixes, suffix
+from alexnet_dist.sources.folders import File, hidden, image_suffixes, key_of, suffix
 from alexnet_dist.sources.labels import Origin, assemble
 from alexnet_dist.sources.listing import Extents, Labels, Listing, SourceOptions, StoredImages, printable
 
@@ -59,7 +58,7 @@ def list_tars(root: str, shards: Sequence[File], options: SourceOptions) -> List
     def images(split: str, labels: Labels) -> StoredImages:
         return _images(root, by_split[split], read(split), labels)
 
-    key = hashlib.sha256(repr((sorted(shards), options.choices())).encode("utf-8", "backslashreplace")).hexdigest()
+    key = key_of(sorted(shards), options)
     origin = Origin(printable(os.path.basename(root)), source, key)  # noqa: PTH119
     return assemble(origin, list(by_split), labels, images, options)
 

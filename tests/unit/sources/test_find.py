@@ -8,7 +8,8 @@ from class_folders import classes, listed, plant
 from image_sets import hub_folder, pets, pngs
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.sources import HubUnreachableError, cache_place, find, hub_id, is_folder, is_local
+from alexnet_dist.sources import HubUnreachableError, find
+from alexnet_dist.sources.find import cache_place, hub_id, is_folder, is_local
 
 
 @pytest.mark.parametrize(

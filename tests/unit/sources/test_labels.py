@@ -106,6 +106,6 @@ def test_labels_of_splits_that_are_not_used_are_not_read():
         return [0, 1]
 
     origin = labels.Origin("set", "SET", "key")
-    make = lambda split, numbers: ArrayImages(np.zeros((2, 2, 2), np.uint8), numbers)  # noqa: E731
+    make = lambda _, numbers: ArrayImages(np.zeros((2, 2, 2), np.uint8), numbers)  # noqa: E731
     labels.assemble(origin, ["train", "test", "extra", "validation"], values, make, SourceOptions(cache=Path()))
     assert sorted(asked) == ["test", "train"]
