@@ -65,10 +65,8 @@ class Folder:
 
     def add(self, files: list[tuple[str, int, int]]) -> None:
         """Set the image files: (name, bytes, time of the last change), in any order."""
-        files.sort()
-        self.names = [name for name, _, _ in files]
-        self.sizes = [size for _, size, _ in files]
-        self.times = [time for _, _, time in files]
+        if files:
+            self.names, self.sizes, self.times = map(list, zip(*sorted(files), strict=True))
 
 
 @cache

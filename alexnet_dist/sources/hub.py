@@ -172,7 +172,7 @@ def list_local(folder: str, files: Sequence[File], options: SourceOptions) -> Li
 
     Args:
         folder: its absolute path.
-        files: those that were found in it, relative to it.
+        files: its parquet files, or those of `save_to_disk`, and README.md; sorted.
         options: the Arrow copy that `datasets` makes of parquet files goes to their cache, in `arrow/`.
 
     Raises:
@@ -181,18 +181,17 @@ def list_local(folder: str, files: Sequence[File], options: SourceOptions) -> Li
     import datasets
 
     source = f"--data.dataset {printable(folder)}"
-    relevant = sorted(file for file in files if file.path.endswith((".parquet", ".arrow", "README.md", ".json")))
-    key = key_of(relevant, options)
+    key = key_of(files, options)
     with _quiet(datasets):
         try:
-            if any(file.path in ("dataset_dict.json", "state.json") for file in relevant):
+            if any(file.path in ("dataset_dict.json", "state.json") for file in files):
                 found = datasets.load_from_disk(folder)
                 found = found if isinstance(found, dict) else {"train": found}
             else:
-                tables = [file.path for file in relevant if file.path.endswith(".parquet")]
+                tables = [file.path for file in files if file.path.endswith(".parquet")]
                 found = _local_splits(folder, tables, options, str(options.cache / "arrow" / key[:16]))
         except Exception as error:  # noqa: BLE001 - Arrow, YAML and each reader have errors of their own
-            fault = _parquet_fault(folder, relevant) or _explained(error)
+            fault = _parquet_fault(folder, files) or _explained(error)
             raise UserError(f"{source}: {fault}") from None
     return list_tables(found, folder, key, options, [])
 

@@ -123,13 +123,7 @@ def _nested(folder: Folder) -> Folder:
     inside = [below for below in folder.folders.values() if below.count()]
     only = inside[0] if len(inside) == 1 and not folder.names else None
     deeper = only is not None and not only.names and sum(below.count() > 0 for below in only.folders.values()) > 1
-    return only if only is not None and deeper and _same_words(only, folder) else folder
-
-
-def _same_words(inner: Folder, outer: Folder) -> bool:
-    """Return whether a folder's name stands for the same split as that of the folder around it."""
-    one, other = (folder.path.rsplit("/")[-1] for folder in (inner, outer))
-    return one == other or splits.split_word(one) == splits.split_word(other) is not None
+    return only if only is not None and deeper else folder
 
 
 def _without_splits(tree: Folder, place: Place) -> tuple[dict[str, Folder], splits.Chosen]:

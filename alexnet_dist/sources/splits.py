@@ -112,13 +112,9 @@ def alike(names: Iterable[str]) -> list[tuple[str, str]]:
 def difference(first: str, second: str) -> str:
     r"""Return how two names that are `alike` differ, both made visible: `caf\u00e9` and `cafe\u0301`."""
     if unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second):
-        return f"{_escaped(first)} and {_escaped(second)} are one name in two Unicode forms"
+        shown = (printable(name).encode("ascii", "backslashreplace").decode() for name in (first, second))
+        return f"{' and '.join(shown)} are one name in two Unicode forms"
     return f"{printable(first)} and {printable(second)} differ by upper and lower case alone"
-
-
-def _escaped(name: str) -> str:
-    """Return a name with all but ASCII as backslash escapes: both forms of an accent look the same."""
-    return printable(name).encode("ascii", "backslashreplace").decode()
 
 
 def few(names: Iterable[str], most: int = 5) -> str:

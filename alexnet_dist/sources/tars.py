@@ -38,7 +38,7 @@ def list_tars(root: str, shards: Sequence[File], options: SourceOptions) -> List
 
     Args:
         root: the folder that they are in, absolute.
-        shards: all tars, relative to it.
+        shards: all tars, relative to it, sorted.
         options: with the names of the splits.
 
     Raises:
@@ -46,7 +46,7 @@ def list_tars(root: str, shards: Sequence[File], options: SourceOptions) -> List
     """
     source = f"--data.dataset {printable(root)}"
     by_split: dict[str, list[File]] = {}
-    for file in sorted(shards):
+    for file in shards:
         by_split.setdefault(splits.split_word(file.path) or "train", []).append(file)
     read = cache(lambda split: _read(root, by_split[split], options))
 
@@ -58,7 +58,7 @@ def list_tars(root: str, shards: Sequence[File], options: SourceOptions) -> List
     def images(split: str, labels: Labels) -> StoredImages:
         return _images(root, by_split[split], read(split), labels)
 
-    key = key_of(sorted(shards), options)
+    key = key_of(shards, options)
     origin = Origin(printable(os.path.basename(root)), source, key)  # noqa: PTH119
     return assemble(origin, list(by_split), labels, images, options)
 

@@ -4,11 +4,12 @@ import logging
 from pathlib import Path
 
 import pytest
+import stand_ins
 from class_folders import classes, listed, plant
 from image_sets import hub_folder, pets, pngs
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.sources import HubUnreachableError, find
+from alexnet_dist.sources import HubUnreachableError, SourceOptions, find, hub
 from alexnet_dist.sources.find import cache_place, hub_id, is_folder, is_local
 
 
@@ -79,6 +80,20 @@ def test_a_relative_path(tmp_path, monkeypatch):
     assert (found.name, len(found.train)) == ("set", 4)
     monkeypatch.chdir("/")
     assert found.train.read(0)
+
+
+def test_a_key_without_a_listing_is_that_of_the_listing(tmp_path):
+    parquet = hub_folder(tmp_path / "parquet", train=pets(pngs(4)), test=pets(pngs(2)))
+    (parquet / "README.md").write_text("a card\n")
+    tar = stand_ins.make(next(each for each in stand_ins.ALL if each.layout == "wds"), tmp_path)
+    for place in (parquet, tar):
+        for options in ({}, {"eval_split": "test"}):
+            named = SourceOptions(cache=tmp_path / "cache", **options)
+            assert find.cheap_key(str(place), named) == listed(place, tmp_path / "cache", **options).key
+    plain = SourceOptions(cache=tmp_path)
+    assert find.cheap_key("cifar10", plain) == hub.hub_key("uoft-cs/cifar10", plain)
+    assert find.cheap_key(str(plant(tmp_path / "set", *classes("train", "ab"))), plain) is None
+    assert find.cheap_key("nowhere", plain) is None
 
 
 def test_data_sets_without_files():
