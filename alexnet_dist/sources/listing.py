@@ -5,12 +5,44 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from alexnet_dist.errors import UserError, first_line
+
 Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What names the parts of a source that cannot be guessed; None where it is guessed."""
+
+    cache: Path
+    """Folder of the data cache: Arrow copies of local parquet files go there."""
+    config: str | None = None
+    """`--data.config`: the configuration of a Hub set that has several."""
+    revision: str | None = None
+    """`--data.revision`: git revision of a Hub set."""
+    train_split: str | None = None
+    """`--data.train-split`."""
+    eval_split: str | None = None
+    """`--data.eval-split`."""
+    image_column: str | None = None
+    """`--data.image-column`."""
+    label_column: str | None = None
+    """`--data.label-column`."""
+
+    def choices(self) -> tuple[str | None, ...]:
+        """Return all options that change what is listed: they are part of `Listing.key`."""
+        return self.config, self.train_split, self.eval_split, self.image_column, self.label_column
+
+
+def printable(path: str) -> str:
+    r"""Return a path with bytes that are not UTF-8 as `\xe9`: surrogates cannot be printed or stored."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Extents(NamedTuple):
@@ -56,6 +88,55 @@ class EncodedImages(ABC):
         return None
 
 
+class StoredImages(EncodedImages):
+    """Images that are files, or parts of files that are not compressed.
+
+    Args:
+        extents: their places.
+        labels: (N,) int64.
+        members: names of the parts, for error messages; None for whole files.
+    """
+
+    def __init__(self, extents: Extents, labels: Labels, members: Sequence[str] | None = None) -> None:
+        super().__init__(labels)
+        self._extents, self._members = extents, members
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of an image."""
+        length = int(self._extents.length[index])
+        try:
+            with open(self._extents.files[self._extents.file[index]], "rb", buffering=0) as file:  # noqa: PTH123
+                file.seek(int(self._extents.offset[index]))
+                content = file.read(length)
+        except OSError as error:
+            raise UserError(f"{self.where(index)} cannot be read: {error.strerror or first_line(error)}") from None
+        if len(content) < length:
+            raise UserError(f"{self.where(index)} is shorter than when it was listed")
+        return content
+
+    def where(self, index: int) -> str:
+        """Return the path of a file, or `FILE.tar: MEMBER`."""
+        member = f": {self._members[index]}" if self._members else ""
+        return printable(self._extents.files[self._extents.file[index]] + member)
+
+    def extents(self) -> Extents:
+        """Return the places of the images."""
+        return self._extents
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images of a split that are stored as pixels of one size, as MedMNIST does."""
+
+    images: npt.NDArray[np.uint8]
+    """(N, H, W) grey or (N, H, W, 3) RGB, uint8."""
+    labels: Labels
+    """(N,) int64 in [0, number of classes)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
 @dataclass(frozen=True)
 class Listing:
     """What a source holds: images, labels and class names; no image has been decoded."""
@@ -63,8 +144,8 @@ class Listing:
     name: str
     """Of the data set: a folder's name, a Hub id."""
     class_names: tuple[str, ...]
-    train: EncodedImages
-    test: EncodedImages | None
+    train: EncodedImages | ArrayImages
+    test: EncodedImages | ArrayImages | None
     """The evaluation split; None where the source has none with labels, and training images must be held out."""
     evaluated_on: str
     """Name of the evaluation split as the source calls it: test, validation, val, ...; empty without one."""

@@ -10,11 +10,12 @@ import pytest
 from places import ROOT
 
 PACKAGE = ROOT / "alexnet_dist"
-EVERYTHING = {"data", "models", "distributed", "training", "visualization", "tracking", "report", "doctor"}
+EVERYTHING = {"sources", "data", "models", "distributed", "training", "visualization", "tracking", "report", "doctor"}
 # What each wing may import besides the files at the root and `config`. Design, and reasons: CONTRIBUTING.md.
 MAY_IMPORT = {
     "config": set(),
     "data": set(),
+    "sources": set(),
     "models": set(),
     "distributed": set(),
     "training": {"data", "models", "distributed"},
@@ -37,7 +38,7 @@ HOMES = {
         *(f"commands/{name}" for name in ("train", "train_setup", "run_summary")),
         "tracking/tensorboard_tracker",
     },
-    "datasets": {"data/sources", "data/decode"},
+    "datasets": {"data/sources", "data/decode", "sources/hub"},
     "matplotlib": {"visualization/plots"},
     "tyro": {"config/cli"},
     "tqdm": {"tracking/console"},
@@ -102,7 +103,7 @@ def test_one_accelerator_and_no_ranks_where_they_do_not_belong():
         calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
         accelerators = [call for call in calls if ast.unparse(call.func).endswith("Accelerator")]
         assert len(accelerators) == (place(path) == "distributed/accelerator"), path
-        if wing(path) in ("config", "data", "models", "visualization", *ROOT_FILES):
+        if wing(path) in ("config", "sources", "data", "models", "visualization", *ROOT_FILES):
             for word in ("world_size", "is_main_process", "process_index", "LOCAL_RANK"):
                 assert word not in text, f"{place(path)} knows about {word}"
 

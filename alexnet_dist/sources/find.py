@@ -1,0 +1,114 @@
+"""What `--data.dataset` stands for, a folder, a file or a Hub id, and the listing of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from alexnet_dist.config import DataConfig
+from alexnet_dist.errors import UserError
+from alexnet_dist.sources import archives, hub, tars
+from alexnet_dist.sources.folders import File, Folder, image_files, key_of, scan
+from alexnet_dist.sources.layout import Place, list_tree
+from alexnet_dist.sources.listing import Listing, SourceOptions, printable
+
+logger = logging.getLogger(__name__)
+
+CIFAR10_ON_HUB = "uoft-cs/cifar10"
+SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # what `save_to_disk` of `datasets` writes
+WITHOUT_FILES = ("digits", "synthetic")  # data sets that are computed, or part of scikit-learn
+
+
+def cache_place(config: DataConfig, environment: Mapping[str, str]) -> Path:
+    """Return the folder of the data cache, which holds prepared data sets."""
+    return config.cache_dir or Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
+
+
+def is_local(name: str) -> bool:
+    """Return whether `--data.dataset` is a folder or a file: none of that name hides a set that is built in."""
+    return name not in (*WITHOUT_FILES, "cifar10") and os.path.exists(name)  # noqa: PTH110 - no error for a long name
+
+
+def is_folder(name: str) -> bool:
+    """Return whether `--data.dataset` is a folder: none of that name hides a set that is built in."""
+    return is_local(name) and os.path.isdir(name)  # noqa: PTH112
+
+
+def hub_id(name: str) -> str | None:
+    """Return the Hub id, owner/name, that `--data.dataset` stands for; None if it cannot be one."""
+    if name == "cifar10":
+        return CIFAR10_ON_HUB
+    return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
+
+
+def list_images(dataset: str, options: SourceOptions, environment: Mapping[str, str]) -> Listing:
+    """Return what `--data.dataset` holds; no image is decoded.
+
+    Args:
+        dataset: a folder, an archive (.zip, .tar, .npz), cifar10, or a Hub id.
+        options: what cannot be guessed.
+        environment: with the variables of the Hub's client.
+
+    Raises:
+        UserError: there is no such data set, or it cannot be listed.
+    """
+    if is_local(dataset):
+        if options.revision:
+            logger.warning("--data.revision is ignored: %s does not come from the Hub", printable(dataset))
+        return _list_folder(dataset, options) if is_folder(dataset) else _list_file(dataset, options)
+    if (name := hub_id(dataset)) is None:
+        known = "cifar10, digits, synthetic, a folder that exists, a .zip, .tar or .npz, or a Hub id (owner/name)"
+        raise UserError(f"--data.dataset {dataset}: not {known}")
+    return hub.list_hub(name, options, environment)
+
+
+def _list_folder(path: str, options: SourceOptions) -> Listing:
+    """Return what a folder holds: parquet files, tars, or class folders of images."""
+    root = os.path.realpath(path)
+    tree = scan(root)
+    tables, shards = _telling(tree)
+    if tables:
+        return hub.list_local(root, tables, options)
+    if shards:
+        return tars.list_tars(root, shards, options)
+    return list_tree(tree, Place(root), options, partial(image_files, root))
+
+
+def _telling(tree: Folder) -> tuple[list[File], list[File]]:
+    """Return the files of a copy of a Hub set, none if it has no table, and the tars."""
+    files = sorted(file for folder in tree.walk() for file in folder.telling)
+    has_tables = any(file.path.endswith(".parquet") or file.path in SAVED_TO_DISK for file in files)
+    copied = [file for file in files if file.path.endswith((".parquet", ".arrow", "README.md", ".json"))]
+    return copied if has_tables else [], [file for file in files if file.path.endswith(".tar")]
+
+
+def cheap_key(dataset: str, options: SourceOptions) -> str | None:
+    """Return `Listing.key` of tars, parquet files and Hub sets without listing them; None for all else.
+
+    Listing takes 40 us for each member of a tar, and each column of labels is read; of class folders and archives the
+    listing is as cheap as the key.
+    """
+    if not is_local(dataset):
+        return hub.hub_key(name, options) if (name := hub_id(dataset)) else None
+    if not is_folder(dataset):
+        return None
+    tables, shards = _telling(scan(os.path.realpath(dataset)))
+    return key_of(tables or shards, options) if tables or shards else None
+
+
+def _list_file(path: str, options: SourceOptions) -> Listing:
+    """Return what a file holds, by its suffix."""
+    file = Path(path).resolve()
+    end = file.suffix.lower()
+    if end == ".npz":
+        return archives.list_npz(str(file), options)
+    if end == ".zip":
+        return archives.list_zip(str(file), options)
+    if end == ".tar":
+        info = file.stat()
+        return tars.list_tars(str(file.parent), [File(file.name, info.st_size, info.st_mtime_ns)], options)
+    known = "a .zip, .npz or .tar, or the folder of images or of parquet files"
+    raise UserError(f"--data.dataset {printable(path)}: not a data set by its suffix, {end or 'none'}: give {known}")
