@@ -42,7 +42,7 @@ HOMES = {
     "datasets": {"data/sources", "data/decode"},
     "matplotlib": {"visualization/plots"},
     "tyro": {"config/cli"},
-    "tqdm": {"tracking/console"},
+    "tqdm": {"tracking/console", "data/photographs"},
     "safetensors": {"training/checkpoint", "models/weights"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
