@@ -94,7 +94,7 @@ def resized_crop(picture: Images, box: npt.NDArray[np.integer], size: int) -> to
         (3, S, S) uint8.
     """
     top, left, height, width = box.tolist()
-    return _resized(_channels_first(picture[top : top + height, left : left + width]), size, size)
+    return _resized(picture[top : top + height, left : left + width], size, size)
 
 
 def evaluation_view(picture: Images, size: int) -> torch.Tensor:
@@ -107,7 +107,7 @@ def evaluation_view(picture: Images, size: int) -> torch.Tensor:
     Returns:
         (3, S, S) uint8, which may be a view of the picture.
     """
-    resized = _resized(_channels_first(picture), *_with_short_side(picture, round(size * SHORT_SIDE)))
+    resized = _resized(picture, *_with_short_side(*picture.shape[:2], round(size * SHORT_SIDE)))
     top, left = (round((side - size) / 2) for side in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
 
@@ -124,26 +124,31 @@ def shrunk(picture: Images, short_side: int) -> Images:
     """
     if min(picture.shape[:2]) <= short_side:
         return picture
-    resized = _resized(_channels_first(picture), *_with_short_side(picture, short_side))
+    resized = _resized(picture, *shrunk_size(picture.shape, short_side))
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
 
 
-def _with_short_side(picture: Images, short: int) -> tuple[int, int]:
+def shrunk_size(shape: tuple[int, ...], short_side: int) -> tuple[int, int]:
+    """Return the height and width that `shrunk` gives a picture of this (H, W, ...)."""
+    height, width = shape[:2]
+    return (height, width) if min(height, width) <= short_side else _with_short_side(height, width, short_side)
+
+
+def _with_short_side(height: int, width: int, short: int) -> tuple[int, int]:
     """Return the height and width of a picture whose short side is resized to `short`: the long side is cut off."""
-    height, width = picture.shape[:2]
     long = int(short * max(height, width) / min(height, width))
     return (long, short) if width <= height else (short, long)
 
 
-def _channels_first(picture: Images) -> torch.Tensor:
-    """Return a view of a picture, (H, W, 3), as (3, H, W)."""
-    return torch.from_numpy(picture).permute(2, 0, 1)
+def _resized(picture: Images, height: int, width: int) -> torch.Tensor:
+    """Return a picture, (H, W, 3), resized by bilinear interpolation with antialiasing: (3, height, width), uint8.
 
-
-def _resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return a (3, H, W) uint8 image of another size, by bilinear interpolation with antialiasing."""
-    if (height, width) == image.shape[1:]:
-        return image
-    planes = image[None] if UINT8_KERNEL else image[None].float()
-    resized: torch.Tensor = ANTIALIASED(planes, (height, width), align_corners=False)[0]
-    return resized if UINT8_KERNEL else resized.round_().to(torch.uint8)
+    The pixels are first made contiguous, in NumPy, and the result is channels_last: for a part of a picture, torch
+    would do it by several threads, which get in the way of the loader's, and for a batch of one it must see from the
+    stride of the batch what the layout is (pytorch/pytorch#68430). Read-only pixels are copied, as torch warns of them.
+    """
+    image = torch.from_numpy(np.require(picture, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+    if (height, width) != image.shape[2:]:
+        image = ANTIALIASED(image if UINT8_KERNEL else image.float(), (height, width), align_corners=False)
+        image = image if UINT8_KERNEL else image.round_().to(torch.uint8)
+    return image[0]
