@@ -107,7 +107,8 @@ def evaluation_view(picture: Images, size: int) -> torch.Tensor:
     Returns:
         (3, S, S) uint8, which may be a view of the picture.
     """
-    resized = _resized(picture, *_with_short_side(*picture.shape[:2], round(size * SHORT_SIDE)))
+    height, width = picture.shape[:2]
+    resized = _resized(picture, *_with_short_side(height, width, round(size * SHORT_SIDE)))
     top, left = (round((side - size) / 2) for side in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
 
