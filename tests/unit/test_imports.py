@@ -41,7 +41,7 @@ HOMES = {
     "datasets": {"data/sources", "data/decode", "sources/hub"},
     "matplotlib": {"visualization/plots"},
     "tyro": {"config/cli"},
-    "tqdm": {"tracking/console"},
+    "tqdm": {"tracking/console", "data/photographs"},
     "safetensors": {"training/checkpoint", "models/weights"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
