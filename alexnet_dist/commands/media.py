@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import torch
 
-from alexnet_dist.data import GlobalBatches, ImageData, Inputs, loader
+from alexnet_dist.data import Batch, ImageData, Inputs
 from alexnet_dist.tracking import Media, Record
 from alexnet_dist.training import Evaluation
 from alexnet_dist.visualization import kernel_images, plots
@@ -16,13 +16,11 @@ INPUT_TILE = 112
 """Side of each in pixels: half of 224."""
 
 
-def first_batch(order: GlobalBatches, inputs: Inputs, dataset: ImageData) -> Media:
-    """Draw the first images of training as the network gets them: augmented, enlarged, normalised and back."""
-    order.set_position(epoch=0)
-    batch = loader.gather(dataset.train.images, dataset.train.labels, next(iter(order))[:MOST_SHOWN])
+def first_batch(batch: Batch, inputs: Inputs, class_names: Sequence[str]) -> Media:
+    """Draw images of training's first batch as the network gets them: augmented, enlarged, normalised and back."""
     draws = inputs.draws(0, torch.device("cpu"))
     shown = inputs.pictures(inputs.augmented(batch, draws)).cpu().numpy()
-    labels = [dataset.class_names[label] for label in batch["labels"][: plots.SHEET_COLUMNS].tolist()]
+    labels = [class_names[label] for label in batch["labels"][: plots.SHEET_COLUMNS].tolist()]
     return Media(
         {"inputs/first_batch": plots.sheet(plots.thumbnail(image, INPUT_TILE) for image in shown)},
         {"inputs/first_batch": f"step 1, first row: {', '.join(labels)}"},
@@ -63,14 +61,14 @@ def mistakes_sheet(dataset: ImageData, evaluation: Evaluation) -> Media:
     """Draw the worst mistakes' thumbnails, in the order of `evaluation.worst`."""
     if not evaluation.worst:
         return Media()
-    return Media({"errors": plots.sheet(plots.thumbnail(dataset.test.images[m.id]) for m in evaluation.worst)})
+    return Media({"errors": plots.sheet(plots.thumbnail(dataset.test.picture(m.id)) for m in evaluation.worst)})
 
 
 def mistakes_table(dataset: ImageData, evaluation: Evaluation) -> list[Record]:
     """Return the worst mistakes as rows with thumbnails."""
     return [
         {
-            "image": plots.thumbnail(dataset.test.images[mistake.id]),
+            "image": plots.thumbnail(dataset.test.picture(mistake.id)),
             "id": mistake.id,
             "true class": dataset.class_names[mistake.label],
             "predicted class": dataset.class_names[mistake.predicted],

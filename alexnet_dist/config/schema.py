@@ -96,6 +96,8 @@ class DataConfig:
         _check(self, "data.", val_fraction="[0, 1)", cutout="[0, 1]", mixup="(0, inf)", cutmix="(0, inf)")
         _check(self, "data.", crop_scale="(0, 1]", stored_size="[1, inf)", threads="[1, inf)", pca_color="(0, inf)")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
+        mixes = (self.mixup, self.cutmix)
+        _require(None in mixes, "--data.mixup and --data.cutmix exclude each other: choose one")
         excluded = "--data.no-augment excludes --data.mixup, --data.cutmix and --data.pca-color: they are augmentation"
         _require(self.augment or (*mixes, self.pca_color) == (None, None, None), excluded)
         crossed = (self.fit, self.store) in {("enlarge", "pixels"), ("enlarge", "encoded"), ("crop", "array")}

@@ -1,10 +1,15 @@
-"""Data sets, their cache, the order of images, the loader, and the steps from a stored image to an input."""
+"""Data sets, their stores, the order of images, the loaders, and the steps from a stored image to an input."""
 
 from alexnet_dist.data.augment import Augment
 from alexnet_dist.data.image_data import ImageData, Split
 from alexnet_dist.data.inputs import Inputs, InputSpec
+from alexnet_dist.data.load import load, threads_of
 from alexnet_dist.data.loader import Batch, make_loader
+from alexnet_dist.data.photo_loader import PhotoLoader
+from alexnet_dist.data.photographs import Photographs
 from alexnet_dist.data.sampler import GlobalBatches
-from alexnet_dist.data.sources import load
 
-__all__ = ["Augment", "Batch", "GlobalBatches", "ImageData", "InputSpec", "Inputs", "Split", "load", "make_loader"]
+__all__ = [
+    "Augment", "Batch", "GlobalBatches", "ImageData", "InputSpec", "Inputs", "PhotoLoader", "Photographs", "Split",
+    "load", "make_loader", "threads_of",
+]  # fmt: skip

@@ -15,7 +15,7 @@ def digits() -> ImageData:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError("the digits data set needs scikit-learn: pip install 'alexnet_dist[demo]'") from None
-    bunch = loaddigits()
+    bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None].repeat(3, axis=1)
     labels = bunch.target.astype(np.int64)
     train, test = divided(Split(images, labels), np.bincount(labels) // 5, "digits")

@@ -17,7 +17,6 @@ import numpy as np
 import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from alexnet_dist.config import LARGEST_IMAGE
 from alexnet_dist.data.image_data import Images
 from alexnet_dist.errors import UserError, first_line
 from alexnet_dist.sources.listing import EncodedImages
@@ -55,6 +54,10 @@ class Header(NamedTuple):
     """EXIF orientation, 1 to 8, 1 for upright."""
     is_jpeg: bool
     """Whether simplejpeg may decode it: a JPEG with three channels or a grey one."""
+
+
+class SizesDifferError(UserError):
+    """Error of images that are to become one array and have several sizes."""
 
 
 def header(content: bytes, where: str) -> Header:
@@ -111,21 +114,17 @@ def upright(picture: Images, orientation: int) -> Images:
     return np.ascontiguousarray(picture[rows, columns])
 
 
-def decode_all(images: EncodedImages, size: tuple[int, int] | None) -> Images:
+def decode_all(images: EncodedImages, size: tuple[int, int]) -> Images:
     """Return a split's images, decoded in threads, (N, 3, H, W) uint8.
 
     Args:
         images: at least one.
-        size: (height, width) that all of them must have; None for that of the first one.
+        size: (height, width) that all of them must have.
 
     Raises:
-        UserError: an image cannot be read or decoded, or differs in size; the message names its file.
+        SizesDifferError: an image has another size.
+        UserError: an image cannot be read or decoded. Both messages name its file.
     """
-    if size is None:
-        first = header(images.read(0), images.where(0))
-        size = (first.height, first.width)
-    if max(size) > LARGEST_IMAGE:
-        raise UserError(f"{images.where(0)} is {size[1]}x{size[0]} pixels: at most {LARGEST_IMAGE} a side are of use")
     decoded = np.empty((len(images), 3, *size), np.uint8)
 
     def decode(index: int) -> None:
@@ -133,7 +132,7 @@ def decode_all(images: EncodedImages, size: tuple[int, int] | None) -> Images:
         head = header(content, where)
         if (head.height, head.width) != size:
             sizes = f"{head.width}x{head.height} pixels, the first training image is {size[1]}x{size[0]}"
-            raise UserError(f"{where} is {sizes}: all images must have one size")
+            raise SizesDifferError(f"{where} is {sizes}: all images must have one size")
         decoded[index] = pixels(content, where, head).transpose(2, 0, 1)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # decoders work outside the GIL
@@ -184,8 +183,3 @@ def _by_pillow(content: bytes, where: str) -> Images:
             return np.array(image.convert("RGB"))  # a copy that is writable, as torch wants it
         except Exception as error:  # noqa: BLE001 - as above
             raise UserError(f"{where} is damaged: {first_line(error)}") from None
-
-
-def decode(splits: object, source: str) -> object:  # TODO: remove with data/sources.py
-    """Return nothing: keeps `alexnet_dist.data` importable until `data/load.py` takes the place of `sources.py`."""
-    raise NotImplementedError

@@ -47,9 +47,9 @@ class InputSpec:
     fit: Literal["enlarge", "crop"] = "enlarge"
 
     @property
-    def enlargement(self) -> float:
-        """Side of the input over that of the image it is enlarged from; 1 for photographs."""
-        return self.image_size / self.stored_size if self.fit == "enlarge" and self.stored_size else 1.0
+    def loaded_size(self) -> int:
+        """Side of the images that loaders give: photographs have that of the input already."""
+        return self.stored_size if self.fit == "enlarge" and self.stored_size else self.image_size
 
     def fitted(self, picture: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Return a photograph as the loader gives it to `Inputs` in evaluation.

@@ -32,14 +32,13 @@ from alexnet_dist import atomic_files, rng
 from alexnet_dist.architecture import Channels
 from alexnet_dist.data import crops, decode
 from alexnet_dist.data.decode import DECODER, Header
-from alexnet_dist.data.image_data import Images, Labels
+from alexnet_dist.data.image_data import STATISTICS_IMAGES, Images, Labels, Statistics
 from alexnet_dist.errors import UserError, first_line
 from alexnet_dist.sources.listing import EncodedImages, Extents
 
 logger = logging.getLogger(__name__)
 
 Store = Literal["pixels", "encoded"]
-Covariance = tuple[Channels, Channels, Channels]
 T = TypeVar("T")
 
 FORMAT = 1  # version of the files
@@ -47,7 +46,6 @@ ROWS, PLACES, HASHES, CONTENTS = FILES = ("rows.bin", "places.bin", "sha256.bin"
 META, REQUEST, DONE = "meta.json", "request.json", "done.json"
 CHUNK = 2000  # images between two checkpoints of a preparation: seconds of work, 400 MB of pixels
 SAMPLED = 1000  # headers from which the size of a store is estimated, to some percent
-STATISTICS_IMAGES = 5000  # a standard error of 0.0015 of the mean: photographs differ by 0.1 in their own means
 ROW = np.dtype(
     {
         "names": ["offset", "place", "label", "length", "height", "width", "orientation", "is_jpeg"],
@@ -65,12 +63,16 @@ class Photographs:
     Args:
         folder: of the split's files.
         store: what `contents.bin` holds.
+        stored_size: short side of stored pixels that were larger; None for `encoded`.
         rows: (N,) of dtype `ROW`, the chosen part of the index; None for all of it, memory-mapped.
     """
 
-    def __init__(self, folder: Path, store: Store, rows: npt.NDArray[Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, store: Store, stored_size: int | None, rows: npt.NDArray[Any] | None = None
+    ) -> None:
         self.folder = folder
         self.store = store
+        self.stored_size = stored_size
         self.rows = np.asarray(np.memmap(folder / ROWS, ROW, mode="r")) if rows is None else rows
         with (folder / PLACES).open("rb") as file:
             self._places = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -101,7 +103,7 @@ class Photographs:
 
     def take(self, chosen: npt.NDArray[Any]) -> "Photographs":
         """Return the images at these positions, (K,) integers, or (N,) bool: rows are copied, contents are not."""
-        return Photographs(self.folder, self.store, self.rows[chosen])
+        return Photographs(self.folder, self.store, self.stored_size, self.rows[chosen])
 
     def where(self, index: int) -> str:
         """Return the place of an image for error messages: its file's path, or `train[4] of FILE.parquet`."""
@@ -156,17 +158,10 @@ class PhotoSet:
     test: Photographs | None
     """None where the source has no evaluation split."""
     class_names: tuple[str, ...]
-    mean: Channels
-    """Mean of each channel over the pixels of at most 5,000 training images, on the scale [0, 1]."""
-    std: Channels
-    """Standard deviation of each channel, likewise."""
-    covariance: Covariance
-    """Covariance of red, green and blue, likewise."""
+    statistics: Statistics
+    """Over the pixels of at most 5,000 training images."""
     fingerprint: str
     """SHA-256 over class names, labels, each image's SHA-256, store, stored size and decoder."""
-    store: Store
-    stored_size: int | None
-    """Short side of stored pixels that were larger; None for `encoded`."""
 
 
 def prepare(
@@ -236,7 +231,7 @@ def open_store(folder: Path, *, verify: bool = False, threads: int = 1) -> Photo
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         seal = meta.pop("sha256")
         fault = None if seal == _seal(meta) and meta["files"] == _sizes(folder) else "sizes or SHA-256 differ"
-        splits = {name: Photographs(folder / name, meta["store"]) for name in meta["index"]}
+        splits = {name: Photographs(folder / name, meta["store"], meta["stored_size"]) for name in meta["index"]}
         if any(atomic_files.sha256(folder / name / ROWS) != digest for name, digest in meta["index"].items()):
             fault = "the SHA-256 of an index differs"
     except Exception as error:  # noqa: BLE001 - damage makes JSON's and NumPy's readers raise nearly anything
@@ -252,12 +247,8 @@ def open_store(folder: Path, *, verify: bool = False, threads: int = 1) -> Photo
         train=splits["train"],
         test=splits.get("test"),
         class_names=tuple(meta["class_names"]),
-        mean=_channels(meta["mean"]),
-        std=_channels(meta["std"]),
-        covariance=(red, green, blue),
+        statistics=Statistics(_channels(meta["mean"]), _channels(meta["std"]), (red, green, blue)),
         fingerprint=_fingerprint(meta),
-        store=meta["store"],
-        stored_size=meta["stored_size"],
     )
 
 
@@ -288,11 +279,10 @@ def choose(
     return "encoded", f"store encoded: the {_gb(needed)} of pixels do not fit into both {room}"
 
 
-def statistics(photos: Photographs, threads: int) -> tuple[Channels, Channels, Covariance]:
-    """Return mean, standard deviation and covariance of RGB on the scale [0, 1], over the pixels as stored.
+def statistics(photos: Photographs, threads: int) -> Statistics:
+    """Return the statistics of the pixels as stored.
 
-    All pixels of at most `STATISTICS_IMAGES` images, drawn by a fixed permutation, weigh alike; sums are exact. A
-    constant channel has the standard deviation 1, so that normalised values stay finite.
+    All pixels of at most `STATISTICS_IMAGES` images, drawn by a fixed permutation, weigh alike; sums are exact.
     """
     chosen = rng.generator(0, "statistics").permutation(len(photos))[:STATISTICS_IMAGES].tolist()
     count, first, second = 0, np.zeros(3), np.zeros((3, 3))
@@ -307,11 +297,8 @@ def statistics(photos: Photographs, threads: int) -> tuple[Channels, Channels, C
     covariance = (second / count - np.outer(mean, mean)) / 255**2
     std = np.sqrt(covariance.diagonal().clip(0))
     std[std == 0] = 1
-    return (
-        _channels(mean / 255),
-        _channels(std),
-        (_channels(covariance[0]), _channels(covariance[1]), _channels(covariance[2])),
-    )
+    red, green, blue = map(_channels, covariance)
+    return Statistics(_channels(mean / 255), _channels(std), (red, green, blue))
 
 
 def _channels(values: Iterable[float]) -> Channels:
@@ -388,7 +375,7 @@ def _prepare(splits: dict[str, EncodedImages], request: dict[str, Any], folder: 
         _prepare_split(images, work / name, request, threads)
         content.update(np.memmap(work / name / ROWS, ROW, mode="r")["label"].tobytes())
         content.update(np.memmap(work / name / HASHES, "V32", mode="r")[::2].tobytes())
-    mean, std, covariance = statistics(Photographs(work / "train", request["store"]), threads)
+    mean, std, covariance = statistics(Photographs(work / "train", request["store"], request["stored_size"]), threads)
     meta = request | {"mean": mean, "std": std, "covariance": covariance, "content": content.hexdigest()}
     meta |= {"decoder": DECODER, "index": {name: atomic_files.sha256(work / name / ROWS) for name in splits}}
     meta |= {"files": _sizes(work)}

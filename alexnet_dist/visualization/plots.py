@@ -80,14 +80,14 @@ def thumbnail(image: npt.NDArray[np.uint8], size: int = THUMBNAIL) -> npt.NDArra
     """Return an image resized to a square.
 
     Args:
-        image: (3, H, W) uint8; small ones are enlarged pixel by pixel, large ones smoothed.
+        image: (H, W, 3) uint8; small ones are enlarged pixel by pixel, large ones smoothed.
         size: of the square, in pixels.
 
     Returns:
         (size, size, 3) uint8.
     """
     method = Image.Resampling.NEAREST if max(image.shape[1:]) <= size else Image.Resampling.BILINEAR
-    return np.array(Image.fromarray(image.transpose(1, 2, 0)).resize((size, size), method))
+    return np.array(Image.fromarray(image).resize((size, size), method))
 
 
 def sheet(images: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
