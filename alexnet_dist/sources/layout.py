@@ -237,7 +237,7 @@ def _count(tree: Folder, used: Iterable[Folder], place: Place, notes: list[str])
             path = f"{folder.path}/{folder.names[folder.sizes.index(0)]}"
             raise UserError(f"{place.source}: {place.of(path)} is empty (0 bytes): replace or remove it")
     if aside:
-        notes.append(f"{sum(len(folder.names) for folder in aside)} images were left aside, in {few(place.of(folder) for folder in aside)}")
+        notes.append(f"{sum(len(each.names) for each in aside)} images were left aside, in {few(map(place.of, aside))}")
     if others:
         notes.append(f"{others.total()} files that are no images were left aside: {_described(others)}")
 
