@@ -52,11 +52,9 @@ def choose(features: Mapping[str, Any], options: SourceOptions, source: str) -> 
     guessed = max(classes, key=lambda name: classes[name]) if classes else _by_name(plain, LABEL_NAMES)
     label = options.label_column or guessed
     if image is None or label is None:
-        missing = " and ".join(
-            f"{what} by --data.{what}-column" for what, name in (("image", image), ("label", label)) if name is None
-        )
+        missing = "image" if image is None else "label"
         needs = "needs one Image column and a ClassLabel column, integers or strings"
-        raise UserError(f"{source}: {needs}, and has {described}: name the {missing}")
+        raise UserError(f"{source}: {needs}, and has {described}: name the {missing} by --data.{missing}-column")
     if not (label in classes or _is_plain(features[label]) or "float" in _kind(features[label])):
         raise UserError(f"{source}: --data.label-column {label} holds no labels; it has {described}")
     notes = []
@@ -77,9 +75,7 @@ def _kind(feature: object) -> str:
 
 def _holds_bytes(feature: object) -> bool:
     """Return whether a column holds encoded files: bytes, or records with a field `bytes`."""
-    if isinstance(feature, Mapping):
-        return "bytes" in feature
-    return _kind(feature) in ("binary", "large_binary")
+    return "bytes" in feature if isinstance(feature, Mapping) else _kind(feature) in ("binary", "large_binary")
 
 
 def _is_plain(feature: object) -> bool:

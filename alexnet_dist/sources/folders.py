@@ -125,9 +125,8 @@ def _scan(root: str, path: str, above: frozenset[tuple[int, int]]) -> Folder:
                 elif not hidden(name):
                     _note_other(folder, entry)
     except OSError as error:
-        raise UserError(
-            f"--data.dataset {printable(root)}: {printable(here)} cannot be read: {error.strerror}"
-        ) from None
+        fault = f"{printable(here)} cannot be read: {error.strerror}"
+        raise UserError(f"--data.dataset {printable(root)}: {fault}") from None
     folder.add(images)
     inside = above | {folder.identity}
     folder.folders = {name: _scan(root, f"{path}/{name}" if path else name, inside) for name in sorted(below)}

@@ -154,14 +154,15 @@ def _without_splits(tree: Folder, place: Place) -> tuple[dict[str, Folder], spli
 
 def _classes(split: Folder, place: Place, notes: list[str]) -> dict[str, Folder]:
     """Return the class folders of a split by name, those with images alone; what others hold is noted or refused."""
-    where = place.of(split)
     if split.names:
         several = f"{len(split.names)} images lie" if len(split.names) > 1 else "an image lies"
         way = "put each image into the folder of its class, as train/CLASS/*.jpg"
         tables = [file.path for file in split.telling if file.path.rsplit("/")[-1].startswith("metadata.")]
         if tables:
             way = f"{place.of(tables[0])} is not read beside images of other splits; {way}"
-        raise UserError(f"{place.source}: {several} right in {where}, in no class folder ({split.names[0]!a}): {way}")
+        raise UserError(
+            f"{place.source}: {several} right in {place.of(split)}, in no class folder ({split.names[0]!a}): {way}"
+        )
     found: dict[str, Folder] = {}
     for name, folder in split.folders.items():
         if folder.count() == len(folder.names) > 0:
@@ -236,8 +237,7 @@ def _count(tree: Folder, used: Iterable[Folder], place: Place, notes: list[str])
             path = f"{folder.path}/{folder.names[folder.sizes.index(0)]}"
             raise UserError(f"{place.source}: {place.of(path)} is empty (0 bytes): replace or remove it")
     if aside:
-        count = sum(len(folder.names) for folder in aside)
-        notes.append(f"{count} images were left aside, in {few(place.of(folder) for folder in aside)}")
+        notes.append(f"{sum(len(each.names) for each in aside)} images were left aside, in {few(map(place.of, aside))}")
     if others:
         notes.append(f"{others.total()} files that are no images were left aside: {_described(others)}")
 
@@ -255,7 +255,6 @@ def _described(kinds: Counter[str]) -> str:
 
 def _nothing(tree: Folder) -> str:
     """Return the message for a folder without any image."""
-    kinds = _kinds(tree)
     layouts = "parquet files as on the Hub, tars with KEY.jpg and KEY.cls, or images as train/CLASS/*.jpg"
     scripts = [file.path for file in tree.telling if file.path.endswith(".py")]
     if scripts:
@@ -264,4 +263,4 @@ def _nothing(tree: Folder) -> str:
     archives = [file.path for file in tree.telling if file.path.endswith((".zip", ".npz", ".tgz"))]
     if archives:
         return f"holds no images but {few(archives)}: name the archive itself, --data.dataset FOLDER/{archives[0]}"
-    return f"holds no images ({_described(kinds)}); it needs {layouts}"
+    return f"holds no images ({_described(_kinds(tree))}); it needs {layouts}"

@@ -159,17 +159,18 @@ def test_a_batch_that_is_kept_is_not_overwritten(stores, monkeypatch):
     assert len(made) == 25
 
 
-def test_torch_starts_no_threads_of_its_own(stores):
-    """Threads of torch beside each of the loader's would get in each other's way."""
+def test_torch_starts_no_threads_of_its_own(tmp_path):
+    """Threads of torch beside each of the loader's would get in each other's way; small pictures start none anyway."""
     if sys.platform != "linux":
         pytest.skip("counts threads in /proc")
 
     def count():
         return len(list(Path("/proc/self/task").iterdir()))
 
-    order = GlobalBatches(COUNT, 25, seed=0, drop_last=False)
+    images = InMemory([encoded(400, 500, seed=k) for k in range(12)])
+    photos = prepare(images, None, ("a", "b"), tmp_path / "store", store="pixels", stored_size=256, threads=1).train
     before = count()
-    batches = iter(loader(stores["pixels"], order, augment=True, threads=3, size=96))
+    batches = loader(photos, [[0, 1, 2, 3, 4, 5]] * 4, augment=True, threads=3, size=224)
     for _ in batches:
         assert count() <= before + 3
 
@@ -181,8 +182,10 @@ def working():
     return [thread for thread in threading.enumerate() if thread.name.startswith("photos ")]
 
 
-def test_closing_an_iterator_stops_its_threads(stores):
-    batches = iter(loader(stores["encoded"], GlobalBatches(COUNT, 4, seed=0, drop_last=True), ahead=10))
+def test_closing_an_iterator_stops_its_threads(stores, monkeypatch):
+    picture = type(stores["pixels"]).picture
+    monkeypatch.setattr(type(stores["pixels"]), "picture", lambda self, k: time.sleep(0.5) or picture(self, k))
+    batches = iter(loader(stores["encoded"], GlobalBatches(COUNT, 4, seed=0, drop_last=True), ahead=2))
     next(batches)
     assert len(working()) == 2
     batches.close()
@@ -255,7 +258,7 @@ def test_a_disk_that_does_not_answer_is_told_with_the_file(stores, monkeypatch):
 
 
 def test_a_pause_between_batches_is_no_dead_disk(stores):
-    slow = Stuck(stores["pixels"], 8)
+    slow = Stuck(stores["pixels"], 5)
     batches = iter(loader(slow, [[k] for k in range(10)], timeout_seconds=2, threads=1))
     for _ in range(3):
         next(batches)
