@@ -19,7 +19,7 @@ INPUT_TILE = 112
 def first_batch(batch: Batch, inputs: Inputs, class_names: Sequence[str]) -> Media:
     """Draw images of training's first batch as the network gets them: augmented, enlarged, normalised and back."""
     draws = inputs.draws(0, torch.device("cpu"))
-    shown = inputs.pictures(inputs.augmented(batch, draws)).cpu().numpy()
+    shown = inputs.pictures(inputs.augmented(batch, draws)).permute(0, 2, 3, 1).cpu().numpy()
     labels = [class_names[label] for label in batch["labels"][: plots.SHEET_COLUMNS].tolist()]
     return Media(
         {"inputs/first_batch": plots.sheet(plots.thumbnail(image, INPUT_TILE) for image in shown)},

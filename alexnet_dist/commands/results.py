@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 
-from alexnet_dist.commands import media, run_summary
+from alexnet_dist.commands import media, run_summary, train_setup
 from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import to_dict
-from alexnet_dist.data import loader
 from alexnet_dist.tracking import run_dir
 from alexnet_dist.training import Evaluation, Metrics, NonFiniteError, Progress, checkpoint
 from alexnet_dist.visualization import kernel_images, plots
@@ -22,7 +21,7 @@ def report_epoch(run: TrainRun, record: Metrics, evaluation: Evaluation) -> None
         before, now = run.kernels_before, kernel_images.snapshot(run.context.network)
         record |= {f"kernels/{name}": number for name, number in kernel_images.numbers(before, now).items()}
         spec = run.context.inputs.spec
-        chosen, ratio = run.config.log.conv2_kernel, spec.image_size / spec.stored_size
+        chosen, ratio = run.config.log.conv2_kernel, spec.image_size / spec.loaded_size
         log.show(record, lambda: media.kernel_media(before, now, record, conv2_kernel=chosen, enlargement=ratio))
         log.confusion(record, evaluation.confusion, names)
         log.write("evaluation.json", media.evaluation_file(record, evaluation, names))
@@ -51,11 +50,12 @@ def keep_evidence(run: TrainRun, progress: Progress, error: NonFiniteError) -> N
     """Write into `non_finite/` what a non-finite step can be computed again from: weights, images, random numbers."""
     if not run.log.enabled:
         return
-    context, images = run.context, run.dataset.train
+    context = run.context
     ids, losses = (list(column) for column in zip(*error.images, strict=True))
     partner = run.loaders.order.partner_table()
     indices = ids if partner is None else [[image, int(partner[image])] for image in ids]
-    batch: dict[str, Any] = {**loader.gather(images.images, images.labels, indices), "losses": torch.tensor(losses)}
+    images = train_setup.gather(run.config, run.dataset, indices, epoch=progress.epoch)
+    batch: dict[str, Any] = {**images, "losses": torch.tensor(losses)}
     draws = context.inputs.draws(progress.epoch, torch.device("cpu"))
     if draws is not None:
         batch["draws"] = draws[batch["ids"]]

@@ -141,7 +141,10 @@ def train_epochs(run: TrainRun, progress: Progress) -> TrainResult:
     if run.dataset.fallback_for:
         console.warn(f"{run.dataset.fallback_for} CANNOT BE HAD: THIS RUN TRAINS ON {run.dataset.name} INSTEAD")
     if progress.step == 0 and log.enabled:
-        batch = media.first_batch(run.loaders.order, run.context.inputs, run.dataset)
+        run.loaders.order.set_position(epoch=0)
+        indices = next(iter(run.loaders.order))[: media.MOST_SHOWN]
+        images = train_setup.gather(config, run.dataset, indices, epoch=0)
+        batch = media.first_batch(images, run.context.inputs, run.dataset.class_names)
         log.show({"global_step": 0, "epoch": 0}, lambda: batch)
     started = time.perf_counter() - progress.wall_seconds
     tracer = profiler.Tracer(log.folder / "profile" if config.profile and log.enabled else None)

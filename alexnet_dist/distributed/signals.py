@@ -176,6 +176,10 @@ class RunControl:
         if self._num_ranks > 1:
             model.register_forward_hook(lambda *_: self._watchdog.progress())
 
+    def waiting(self) -> None:
+        """Count the wait for images as progress: a rank that waits for its disk does not hang."""
+        self._watchdog.progress()
+
     def after_step(self) -> Request:
         """Return the request that all ranks agreed on. Every rank must call it after every step."""
         self._watchdog.progress()
