@@ -68,7 +68,7 @@ def tags(facts: Record) -> list[str]:
 def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str, str]:
     """Return the rows that are shown before training starts."""
     config, facts, plan = run.config, run.log.facts, run.plan
-    batch_size, source = config.data.batch_size, run.context.inputs.spec.stored_size
+    batch_size, spec = config.data.batch_size, run.context.inputs.spec
     processes = "1 process" if hardware.world_size == 1 else f"{hardware.world_size} processes (DDP)"
     threads = f", {hardware.threads} threads each" if hardware.device == "CPU" else ""
     stands_in = f" (FALLBACK for {facts['fallback_for']})" if facts["fallback_for"] else ""
@@ -78,9 +78,11 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
     return {
         "data": f"{facts['dataset']}{stands_in}: {facts['num_train_images']:,} training and "
         f"{facts['num_eval_images']:,} {facts['evaluated_on']} images, {facts['num_classes']} classes",
-        "input": f"{source}x{source} -> {config.data.image_size}x{config.data.image_size}, "
+        **{f"data, note {number}": note for number, note in enumerate(run.dataset.notes, 1)},
+        "input": (f"{spec.stored_size}x{spec.stored_size}" if spec.fit == "enlarge" else "photographs")
+        + f" -> {config.data.image_size}x{config.data.image_size}, "
         + ("normalised, " if config.data.normalize else "in [0, 1], ")
-        + _augmentation(config.data),
+        + _augmentation(config.data, spec.fit),
         "network": f"AlexNet, {facts['num_parameters']:,} parameters",
         "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
         f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
@@ -114,11 +116,12 @@ def collapse_words(collapse: str, record: Record, *, num_classes: int, moved: bo
     return f"{collapse}{detail}. {COLLAPSE_ADVICE}"
 
 
-def _augmentation(config: DataConfig) -> str:
+def _augmentation(config: DataConfig, fit: str) -> str:
     if not config.augment:
-        return "as stored"
-    more = {"cutout": config.cutout, "mixup": config.mixup, "cutmix": config.cutmix}
-    return ", ".join(["cropped and mirrored", *(f"{name} {value:g}" for name, value in more.items() if value)])
+        return "as stored" if fit == "enlarge" else "centre crops"
+    more = {"cutout": config.cutout, "mixup": config.mixup, "cutmix": config.cutmix, "colours": config.pca_color}
+    crops = "cropped" if fit == "enlarge" else f"random resized crops from {config.crop_scale:g} of the area"
+    return ", ".join([f"{crops} and mirrored", *(f"{name} {value:g}" for name, value in more.items() if value)])
 
 
 def epoch_line(record: Record, *, epochs: int, split: str) -> str:

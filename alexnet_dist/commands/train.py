@@ -90,8 +90,9 @@ def train_network(
     assert config.out_dir is not None
     folder, before = config.out_dir, kernel_images.snapshot(network)
     console = Console(enabled=accelerator.is_main_process)
-    context, loaders, plan = train_setup.prepare(config, dataset, network, accelerator, hardware, inputs)
     control = RunControl(accelerator, folder, timeout=timedelta(seconds=config.runtime.timeout_seconds))
+    setup = train_setup.prepare(config, dataset, network, accelerator, hardware, inputs, control.waiting)
+    context, loaders, plan = setup
     control.watch(context.model)
     progress = resume(folder, dataset, context)
     if plan.is_done(progress):

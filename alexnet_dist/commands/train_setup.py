@@ -107,9 +107,7 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
     return context, loaders, plan
 
 
-def make_loaders(
-    config: Config, dataset: ImageData, accelerator: Accelerator, waiting: Callable[[], None]
-) -> Loaders:
+def make_loaders(config: Config, dataset: ImageData, accelerator: Accelerator, waiting: Callable[[], None]) -> Loaders:
     """Return the loaders of both splits; each yields this rank's pieces of the global batches.
 
     Args:
@@ -126,7 +124,8 @@ def make_loaders(
     if isinstance(train, Split) and isinstance(test, Split):
         make = partial(loader.make_loader, pin_memory=accelerator.device.type == "cuda")
         loaders = make(train.images, train.labels, order), make(test.images, test.labels, in_turn)
-        return Loaders(order, *accelerator.prepare(*loaders), in_turn.num_batches)
+        for_train, for_test = accelerator.prepare(*loaders)
+        return Loaders(order, for_train, for_test, in_turn.num_batches)
     ranks = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
     of_rank = partial(BatchSamplerShard, **ranks, split_batches=True, even_batches=False)
     make_photos = partial(photo_loader, config, device=accelerator.device, waiting=waiting)
@@ -188,9 +187,7 @@ def gather(config: Config, dataset: ImageData, indices: list[Index], *, epoch: i
     """
     if isinstance(dataset.train, Split):
         return loader.gather(dataset.train.images, dataset.train.labels, indices)
-    made = photo_loader(
-        config, dataset, [indices], is_training=True, device=torch.device("cpu"), epoch=lambda: epoch
-    )
+    made = photo_loader(config, dataset, [indices], is_training=True, device=torch.device("cpu"), epoch=lambda: epoch)
     return next(iter(made))
 
 

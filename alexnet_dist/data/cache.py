@@ -17,13 +17,7 @@ from alexnet_dist.errors import first_line
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # version of the files, part of the folder's name
 META = ("name", "class_names", "mean", "std", "fingerprint", "evaluated_on", "notes")  # of ImageData, in meta.json
-
-
-def folder_of(cache: Path, key: str, name: str) -> Path:
-    """Return the folder of a data set's files within the cache."""
-    return cache / f"{name.replace('/', '--')}-v{FORMAT}-{key[:16]}"
 
 
 def write(folder: Path, data: ImageData) -> None:

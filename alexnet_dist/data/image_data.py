@@ -18,7 +18,7 @@ from alexnet_dist.architecture import Channels
 if TYPE_CHECKING:
     from alexnet_dist.data.photographs import Photographs
 
-AnySplit = TypeVar("AnySplit", bound="Split | Photographs")
+AnySplit = TypeVar("AnySplit", "Split", "Photographs")
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

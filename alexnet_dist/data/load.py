@@ -44,8 +44,8 @@ def load(config: DataConfig) -> ImageData:
         logger.warning("%s\nTHE FALLBACK IS USED: training on %s instead of %s.", error, used, asked)
         data = replace(_load_named(used, config), fallback_for=asked)
     if not len(data.test) and not config.val_fraction:
-        told = f"{100 * HELD_OUT:.0f} % OF ITS TRAINING IMAGES ARE HELD OUT. Choose another share by --data.val-fraction"
-        logger.warning("%s HAS NO EVALUATION SPLIT WITH LABELS: %s, or name a split by --data.eval-split", data.name, told)
+        told = f"{100 * HELD_OUT:.0f} % OF ITS TRAINING IMAGES ARE HELD OUT; --data.val-fraction chooses another share"
+        logger.warning("%s HAS NO EVALUATION SPLIT WITH LABELS: %s", data.name, told)
     if config.val_fraction or not len(data.test):
         data = _held_out(data, config.val_fraction or HELD_OUT)
     if config.limit:
@@ -64,15 +64,7 @@ def _load_named(name: str, config: DataConfig) -> ImageData:
         if not _wants_array(config):
             raise UserError(f"--data.dataset {name} is an array of small images: leave --data.fit and --data.store out")
         return _fitting(built_in.digits() if name == "digits" else built_in.synthetic(), config)
-    options = SourceOptions(
-        cache=find.cache_place(config, os.environ),
-        config=config.config,
-        revision=config.revision,
-        train_split=config.train_split,
-        eval_split=config.eval_split,
-        image_column=config.image_column,
-        label_column=config.label_column,
-    )
+    options = find.options_of(config, os.environ)
     try:
         return _prepared(name, options, config)
     except OSError as error:  # without an errno where a disk fills up under numpy
@@ -95,7 +87,7 @@ def _prepared(name: str, options: SourceOptions, config: DataConfig) -> ImageDat
     title = listing.name if listing else find.hub_id(name) or Path(name).resolve().name
     if find.is_local(name):
         title = Path(name).resolve().name
-    folder = cache.folder_of(options.cache, key, title)
+    folder = find.folder_of(options.cache, key, title)
     options.cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if (data := _opened(folder, title, config)) is not None:
@@ -249,7 +241,7 @@ def _held_out(data: ImageData, fraction: float) -> ImageData:
         UserError: one of the splits would be empty.
     """
     counts = np.rint(fraction * np.bincount(data.train.labels)).astype(int)
-    train, held_out = divided(data.train, counts, "held out")
+    train, held_out = divided(data.train, counts, "held out")  # type: ignore[type-var] # one of the two kinds
     if not len(train) or not len(held_out):
         raise UserError(f"--data.val-fraction {fraction} leaves no image of {data.name} on one side: choose another")
     return _with_splits(data, train, held_out, f"held out {fraction}", evaluated_on="held-out")

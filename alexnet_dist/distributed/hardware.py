@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -93,14 +92,6 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this rank's tensors have taken on a GPU, or that its process has on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most  # Linux counts in KiB
 
 
 def synchronize(device: torch.device) -> None:

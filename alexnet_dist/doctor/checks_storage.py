@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 
 from alexnet_dist.architecture import NUM_PARAMETERS
 from alexnet_dist.config import Config, DataConfig
-from alexnet_dist.data import cache, sources
 from alexnet_dist.doctor.check_result import CheckResult, error, ok, warning, within
 from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.sources import SourceOptions, find, hub
 from alexnet_dist.tracking import run_dir, wandb_tracker
+
+LISTING_SECONDS = 30.0  # until a data set must have been listed: some two million files, or 700,000 members of tars
 
 # ---- the run folder -------------------------------------------------------------------------------------------------
 
@@ -77,7 +79,7 @@ def disk(config: Config) -> CheckResult:
 def answers(url: str) -> bool:
     """Return whether a server answers in time; the deadline covers the look-up of its name, which has none itself."""
     try:
-        return within(sources.ANSWER_SECONDS + 1, lambda: sources.answers(url))
+        return within(hub.ANSWER_SECONDS + 1, lambda: hub.answers(url))
     except TimeoutError:
         return False
 
@@ -90,36 +92,47 @@ def data_set(config: DataConfig, environment: Mapping[str, str]) -> CheckResult:
     name = config.dataset
     if name == "digits" and importlib.util.find_spec("sklearn") is None:
         return error("data", "digits needs scikit-learn: pip install 'alexnet_dist[demo]'")
-    if name in sources.WITHOUT_FILES:
+    if name in find.WITHOUT_FILES:
         return ok("data", f"{name}: needs no files")
-    place = sources.cache_place(config, environment)
-    if fault := _write_fault(place):
-        return error("data", f"the data cache {place} cannot be written ({fault}): give --data.cache-dir")
-    return _local_data(Path(name)) if sources.is_folder(name) else _hub_data(config, place, environment)
+    options = find.options_of(config, environment)
+    if fault := _write_fault(options.cache):
+        return error("data", f"the data cache {options.cache} cannot be written ({fault}): give --data.cache-dir")
+    if find.is_local(name):
+        return _local_data(name, options, environment)
+    return _hub_data(config, options, environment)
 
 
-def _local_data(folder: Path) -> CheckResult:
-    """Check that a folder holds parquet files, or images in folders of classes."""
-    layouts = folder.rglob("*.parquet"), (folder / "train").glob("*/*")
-    if not any(next(files, None) for files in layouts):
-        return error("data", f"{folder} holds neither parquet files nor train/CLASS/ and test/CLASS/ with images")
-    return ok("data", f"{folder}: found; decoded at the start unless the cache holds it")
+def _local_data(name: str, options: SourceOptions, environment: Mapping[str, str]) -> CheckResult:
+    """Check that a folder or an archive can be listed, by the code of the run."""
+    try:
+        listing = within(LISTING_SECONDS, lambda: find.list_images(name, options, environment))
+    except TimeoutError:
+        return ok("data", f"{name}: not listed within {LISTING_SECONDS:.0f} s; the run does it at its start")
+    except UserError as refusal:
+        return error("data", str(refusal))
+    when = (
+        "prepared already"
+        if find.is_prepared(find.folder_of(options.cache, listing.key, Path(name).resolve().name))
+        else "prepared at the start"
+    )
+    evaluated = f"{len(listing.test)} {listing.evaluated_on}" if listing.test else "held-out"
+    return ok("data", f"{name}: {len(listing.train)} training and {evaluated} images, {when}")
 
 
-def _hub_data(config: DataConfig, place: Path, environment: Mapping[str, str]) -> CheckResult:
+def _hub_data(config: DataConfig, options: SourceOptions, environment: Mapping[str, str]) -> CheckResult:
     """Check the data cache, then the cache of `datasets`, whose documentation names the variables, then the Hub."""
     name = config.dataset
-    if (hub_name := sources.hub_id(name)) is None:
+    if (hub_name := find.hub_id(name)) is None:
         return error("data", f"--data.dataset {name}: no such folder here, and no data set of that name")
-    if (cache.folder_of(place, sources.hub_key(hub_name, config.revision), hub_name) / "meta.json").exists():
-        return ok("data", f"{name}: decoded already")
+    if find.is_prepared(find.folder_of(options.cache, hub.hub_key(hub_name, options), hub_name)):
+        return ok("data", f"{name}: prepared already")
     home = Path(environment.get("HF_HOME") or Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     downloads = Path(environment.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
     if (downloads / hub_name.replace("/", "___")).is_dir():
-        return ok("data", f"{name}: downloaded already, decoded at the start")
-    url = sources.hub(environment)
+        return ok("data", f"{name}: downloaded already, prepared at the start")
+    url = hub.hub(environment)
     if url and answers(url):
-        return ok("data", f"{name}: the Hub answers; downloaded and decoded at the start, once on each node")
+        return ok("data", f"{name}: the Hub answers; downloaded and prepared at the start, once on each node")
     why = f"{urlsplit(url).hostname} does not answer" if url else "HF_HUB_OFFLINE is set"
     if config.fallback != "none":
         remedy = f"THE RUN TRAINS ON {config.fallback} INSTEAD, by --data.fallback"

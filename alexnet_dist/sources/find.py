@@ -18,6 +18,7 @@ from alexnet_dist.sources.listing import Listing, SourceOptions, printable
 logger = logging.getLogger(__name__)
 
 CIFAR10_ON_HUB = "uoft-cs/cifar10"
+FORMAT = 3  # version of the files of prepared data sets
 SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # what `save_to_disk` of `datasets` writes
 WITHOUT_FILES = ("digits", "synthetic")  # data sets that are computed, or part of scikit-learn
 
@@ -25,6 +26,30 @@ WITHOUT_FILES = ("digits", "synthetic")  # data sets that are computed, or part 
 def cache_place(config: DataConfig, environment: Mapping[str, str]) -> Path:
     """Return the folder of the data cache, which holds prepared data sets."""
     return config.cache_dir or Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_dist"
+
+
+def options_of(config: DataConfig, environment: Mapping[str, str]) -> SourceOptions:
+    """Return the options of a configuration that name parts of a source."""
+    return SourceOptions(
+        cache=cache_place(config, environment),
+        config=config.config,
+        revision=config.revision,
+        train_split=config.train_split,
+        eval_split=config.eval_split,
+        image_column=config.image_column,
+        label_column=config.label_column,
+    )
+
+
+def folder_of(cache: Path, key: str, name: str) -> Path:
+    """Return the folder of a prepared data set within the cache; its stores of photographs lie beside it."""
+    return cache / f"{name.replace('/', '--')}-v{FORMAT}-{key[:16]}"
+
+
+def is_prepared(folder: Path) -> bool:
+    """Return whether a data set was prepared, as an array or as photographs, by the folder that `folder_of` gives."""
+    places = [folder, *folder.parent.glob(f"{folder.name}-*")]
+    return any((place / "meta.json").exists() for place in places)
 
 
 def is_local(name: str) -> bool:

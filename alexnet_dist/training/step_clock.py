@@ -1,5 +1,7 @@
-"""Times of optimizer steps: how long each took, and how much of it went into waiting for data."""
+"""Cost of optimizer steps: how long each took, how much of it went into waiting for data, and peak memory."""
 
+import resource
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -52,3 +54,11 @@ class StepClock:
             if batch is None:
                 return
             yield batch
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this rank's tensors have taken on a GPU, or that its process has on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most  # Linux counts in KiB

@@ -23,11 +23,10 @@ from torch.profiler import record_function
 from alexnet_dist import rng
 from alexnet_dist.config import OptimConfig
 from alexnet_dist.data import Batch, Inputs, augment
-from alexnet_dist.distributed import peak_memory
 from alexnet_dist.training.lr_schedule import LearningRate
 from alexnet_dist.training.metrics import Metrics, NonFiniteError, StepWindow
 from alexnet_dist.training.progress import Progress
-from alexnet_dist.training.step_clock import StepClock
+from alexnet_dist.training.step_clock import StepClock, peak_memory
 
 MOST_NAMED_IDS = 10  # an error message should fit on a screen
 
