@@ -18,6 +18,7 @@ usage: {prog} COMMAND [OPTIONS]
 
 commands:
   train    train AlexNet on a data set
+  prepare  list a data set and decode it into this node's cache, without a GPU
   doctor   check the machine, the launcher and the data before a run
   report   write report.html of a run, or of several compared
 
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "alexnet-dist") -> No
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
     if command == "train":
         train(arguments, prog=prog if prog == "train.py" else f"{prog} train")
+    if command == "prepare":
+        prepare(arguments, prog=f"{prog} prepare")
     if command == "doctor":
         from alexnet_dist.doctor import cli
 
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "alexnet-dist") -> No
         print(f"alexnet_dist {__version__}")
         sys.exit(EXIT_DONE)
     named = f"there is no command {command}" if command else "name a command"
-    fail(f"{named}: train, doctor or report ({prog} --help explains them)", code=EXIT_USER)
+    fail(f"{named}: train, prepare, doctor or report ({prog} --help explains them)", code=EXIT_USER)
 
 
 def train(arguments: Sequence[str], *, prog: str) -> NoReturn:
@@ -80,6 +83,18 @@ def train(arguments: Sequence[str], *, prog: str) -> NoReturn:
     except KeyboardInterrupt:
         fail(f"interrupted; {again}", code=EXIT_INTERRUPTED)
     sys.exit(EXIT_DONE)
+
+
+def prepare(arguments: Sequence[str], *, prog: str) -> NoReturn:
+    """Prepare the data set that the command line names, and exit."""
+    from alexnet_dist.commands import prepare as prepare_command
+
+    try:
+        sys.exit(prepare_command.main(arguments, prog=prog))
+    except UserError as error:
+        fail(str(error), code=EXIT_USER)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command continues", code=EXIT_INTERRUPTED)
 
 
 def fail(message: str, *, code: int, common: bool = True) -> NoReturn:
