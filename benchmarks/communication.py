@@ -42,7 +42,7 @@ from torch.profiler import ProfilerActivity, profile
 from alexnet_dist.commands import train_setup
 from alexnet_dist.config import Config
 from alexnet_dist.config import parse as parse_config
-from alexnet_dist.data import ImageData, loader, sources
+from alexnet_dist.data import ImageData, load, loader
 from alexnet_dist.distributed import Hardware
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.models import alexnet
@@ -100,7 +100,7 @@ def start(options: argparse.Namespace) -> Bench:
     flags += ["--out-dir", tempfile.gettempdir()]  # nothing is written there
     flags += ["--data.batch-size", str(128 * options.ranks)]  # of evaluations; those of steps are set one by one
     parsed = parse_config(flags if options.gpu else [*flags, "--runtime.cpu"])
-    dataset = sources.load(parsed.data)
+    dataset = load(parsed.data)
     accelerator, precision = processes.make_accelerator(parsed)
     if not options.gpu:
         torch.set_num_threads(options.threads)
@@ -120,7 +120,7 @@ def variant(bench: Bench, hook: str, bucket_mb: int) -> Iterator[tuple[TrainCont
     network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=0)
     inputs = train_setup.make_inputs(config, dataset, None, precision.dtype)
     context, loaders, _ = train_setup.prepare(
-        config, dataset, network, bench.accelerator, hardware=bench.hardware, inputs=inputs
+        config, dataset, network, bench.accelerator, hardware=bench.hardware, inputs=inputs, waiting=lambda: None
     )
     try:
         yield context, loaders

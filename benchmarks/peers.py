@@ -30,7 +30,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.data import ImageData, Split, sources
+from alexnet_dist.data import ImageData, Split, load
 
 Transform = Callable[[Image.Image], torch.Tensor]
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -225,7 +225,7 @@ def run(name: str, task: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     config = DataConfig(dataset=arguments.dataset, batch_size=arguments.batch_size, image_size=arguments.image_size)
     clock = Clock(arguments.warmup, arguments.steps)
-    PEERS[name](sources.load(config), arguments, clock)
+    PEERS[name](load(config), arguments, clock)
     package = name if name in ("accelerate", "lightning") else "torch"
     return {
         "name": name,

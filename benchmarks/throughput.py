@@ -26,7 +26,7 @@ from measuring import Row
 
 from alexnet_dist import __version__
 from alexnet_dist.config import DataConfig, ModelConfig, RuntimeConfig
-from alexnet_dist.data import sources
+from alexnet_dist.data import load
 from alexnet_dist.distributed import precision as precision_module
 from alexnet_dist.models import alexnet
 from alexnet_dist.training import profiler
@@ -127,7 +127,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
 def flops_per_image(options: argparse.Namespace) -> int:
     """Count one image's operations in a training step, for the data set's number of classes."""
     config = DataConfig(dataset=options.dataset, batch_size=options.batch_size, image_size=options.image_size)
-    network = alexnet.build(ModelConfig(), num_classes=len(sources.load(config).class_names), seed=0)
+    network = alexnet.build(ModelConfig(), num_classes=len(load(config).class_names), seed=0)
     return alexnet.training_flops(network, options.image_size)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import transforms
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.data import sampler, sources
+from alexnet_dist.data import load, sampler
 from alexnet_dist.models import fast_layers
 from alexnet_dist.training import eval_loop, train_loop
 from alexnet_dist.training.metrics import Evaluation
@@ -26,7 +26,7 @@ BATCH, STEPS = 64, 5  # the lecture's real batch: see the recipe's header
 
 def lecture_losses(order: list[list[int]]) -> tuple[list[torch.Tensor], list[float]]:
     """Train as the notebook does, with its dropout switched off; return the inputs and the losses of each step."""
-    split = sources.load(DataConfig(dataset=DATASET)).train
+    split = load(DataConfig(dataset=DATASET)).train
     transform = transforms.Compose([transforms.Resize(224), transforms.ToTensor()])
     torch.manual_seed(0)
     model = torchvision.models.alexnet(dropout=0.0)
@@ -64,7 +64,7 @@ def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypa
     monkeypatch.setattr(eval_loop, "evaluate", _no_evaluation)
     folder = run(tmp_path / "run", *flags, network=torchvision.models.alexnet)
     ours = [record["train/loss"] for record in records(folder) if "train/loss" in record]
-    order = sampler.GlobalBatches(len(sources.load(DataConfig(dataset=DATASET)).train), BATCH, seed=0, drop_last=True)
+    order = sampler.GlobalBatches(len(load(DataConfig(dataset=DATASET)).train), BATCH, seed=0, drop_last=True)
     inputs, losses = lecture_losses([ids for ids, _ in zip(order, range(STEPS), strict=False)])
     assert len(seen) == len(inputs) == STEPS
     margin = fast_layers.margin(224) * 2
@@ -79,7 +79,7 @@ def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypa
 
 def _no_evaluation(_model, _loader, _inputs, _accelerator, *, flip_tta):  # noqa: ARG001
     """Stand in for the evaluation, which this test does not look at."""
-    num_images = len(sources.load(DataConfig(dataset=DATASET)).test)
+    num_images = len(load(DataConfig(dataset=DATASET)).test)
     confusion = np.zeros((10, 10), dtype=np.int64)
     confusion[0, 0] = num_images
     return Evaluation(loss_sum=0.0, confusion=confusion, num_top5=0, worst=())

@@ -11,7 +11,7 @@ import torchvision
 from tiny import records, run, tiny_alexnet, weights
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.data import sources
+from alexnet_dist.data import load
 from alexnet_dist.data.inputs import Inputs
 from alexnet_dist.distributed.signals import StoppedError
 from alexnet_dist.report import page as report
@@ -100,7 +100,7 @@ def test_the_card_tells_how_to_load_the_weights(tmp_path, published, monkeypatch
     ((sent, content),) = published
     assert sent.aliases == ("best", "latest")
     card = sent.texts["README.md"]
-    images = sources.load(DataConfig(dataset="synthetic", limit=52, batch_size=16))
+    images = load(DataConfig(dataset="synthetic", limit=52, batch_size=16))
     assert str(images.mean) in card
     assert "64x64" in card
     assert "52 images" in card

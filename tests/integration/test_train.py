@@ -23,7 +23,7 @@ from tiny import FLAGS, equal, losses, records, run, run_with_ids, summary, tiny
 import alexnet_dist
 from alexnet_dist.commands import train
 from alexnet_dist.config import parse
-from alexnet_dist.data import sources
+from alexnet_dist.data import load
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import alexnet as model
 from alexnet_dist.training import eval_loop, metrics, optimizer, train_loop
@@ -245,7 +245,7 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     assert evidence.parent.stat().st_mode & 0o777 == 0o700, "images of the data"
     assert equal(safetensors.torch.load_file(evidence / "model.safetensors"), weights(good))
     batch = safetensors.torch.load_file(evidence / "batch.safetensors")
-    split = sources.load(parse(FLAGS).data).train
+    split = load(parse(FLAGS).data).train
     assert torch.equal(batch["images"], torch.from_numpy(split.images[batch["ids"].numpy()]))
     assert torch.equal(batch["labels"], torch.from_numpy(split.labels[batch["ids"].numpy()]))
     assert batch["draws"].shape == (16, 10)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deadlines import Deadline
-from image_sets import assert_equal_data, in_memory, random_images
+from image_sets import LOADING, assert_equal_data, in_memory, random_images
 from ranks import run_ranks
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.data import sources
+from alexnet_dist.data import load as load_data
 
 # what damaged files provoke from Pillow beside the error; the package's own warnings stay visible
 pytestmark = [
@@ -27,7 +27,7 @@ def die_while_writing(dataset, cache):
         os.kill(os.getpid(), signal.SIGKILL)
 
     np.save = killed
-    sources.load(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
+    load_data(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
 
 
 def test_a_killed_writer_does_no_harm(good, load, tmp_path):
@@ -42,7 +42,7 @@ def test_a_killed_writer_does_no_harm(good, load, tmp_path):
 
 def load_counted(dataset, cache, log):
     """Load as one of two processes that start together; each decoding leaves a line in the log."""
-    original = sources.decode
+    original = LOADING.decode_all
 
     def counted(*arguments):
         with Path(log).open("a", encoding="utf-8") as file:
@@ -50,13 +50,13 @@ def load_counted(dataset, cache, log):
         time.sleep(0.5)  # the other has every chance to decode, too
         return original(*arguments)
 
-    sources.decode = counted
+    LOADING.decode_all = counted
     Path(f"{log}.{os.environ['RANK']}").touch()
     end = Deadline(60)
     while not (Path(f"{log}.0").exists() and Path(f"{log}.1").exists()):
         assert not end.has_passed(), "the other process did not start"
         time.sleep(0.005)
-    loaded = sources.load(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
+    loaded = load_data(DataConfig(dataset=dataset, cache_dir=Path(cache), batch_size=1))
     return in_memory(loaded), type(loaded.train.images).__name__
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from places import ROOT
 
-TERMS = """mixed precision, training loop, W&B, kernel pictures, order of images, resume, confusion matrix,
+TERMS = """mixed precision, training loop, W&B, kernel pictures, order of images, layout of folders, photographs, random crops, resume, confusion matrix,
     learning rate, launch checks, cache, report page, signals"""
 
 

@@ -14,15 +14,15 @@ EVERYTHING = {"sources", "data", "models", "distributed", "training", "visualiza
 # What each wing may import besides the files at the root and `config`. Design, and reasons: CONTRIBUTING.md.
 MAY_IMPORT = {
     "config": set(),
-    "data": set(),
     "sources": set(),
+    "data": {"sources"},
     "models": set(),
     "distributed": set(),
     "training": {"data", "models", "distributed"},
     "visualization": set(),
     "tracking": set(),
     "report": set(),
-    "doctor": {"data", "distributed", "tracking"},
+    "doctor": {"sources", "distributed", "tracking"},
     "commands": EVERYTHING,
 }
 ROOT_FILES = {"architecture", "atomic_files", "errors", "rng", "text"}
@@ -38,7 +38,13 @@ HOMES = {
         *(f"commands/{name}" for name in ("train", "train_setup", "run_summary")),
         "tracking/tensorboard_tracker",
     },
-    "datasets": {"data/sources", "data/decode", "sources/hub"},
+    "datasets": {"sources/hub"},
+    "pyarrow": {"sources/hub"},
+    "PIL": {
+        *("data/decode", "sources/folders", "report/images", "visualization/plots", "visualization/kernel_images"),
+        *("tracking/run_logger", "tracking/tensorboard_tracker"),
+    },
+    "simplejpeg": {"data/decode"},
     "matplotlib": {"visualization/plots"},
     "tyro": {"config/cli"},
     "tqdm": {"tracking/console", "data/photographs"},
@@ -48,7 +54,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def place(path: Path) -> str:
-    """Return `data/sources` for a module of the package, `train` for the entry script."""
+    """Return `data/load` for a module of the package, `train` for the entry script."""
     return str((path.relative_to(PACKAGE) if PACKAGE in path.parents else path.relative_to(ROOT)).with_suffix(""))
 
 

@@ -9,6 +9,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import structure
 
 FOUND = structure.measure()
+WING_LINES = {"data": 1_200}
 
 
 @pytest.mark.parametrize(
@@ -18,11 +19,11 @@ FOUND = structure.measure()
         ("arguments of evaluate", FOUND["evaluate_arguments"], 5),
         ("lines of train.py", FOUND["train_py_lines"], 15),
         ("lines to read to understand the training loop", FOUND["loop_lines"], 320),
-        ("entries at the package's root", FOUND["root_entries"], 18),
+        ("entries at the package's root", FOUND["root_entries"], 19),
         ("pairs of wings with an arrow", len(FOUND["arrows"]), 6),
         ("pairs of wings with arrows both ways", len(FOUND["two_way"]), 0),
-        ("code lines of the product", FOUND["product_lines"], 5_200),
-        *((f"code lines of {name}", lines, 1_000) for name, lines in FOUND["wing_lines"].items()),
+        ("code lines of the product", FOUND["product_lines"], 6_900),
+        *((f"code lines of {name}", lines, WING_LINES.get(name, 1_000)) for name, lines in FOUND["wing_lines"].items()),
         (f"lines of {FOUND['longest_function']['name']}", FOUND["longest_function"]["lines"], 55),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -11,6 +11,7 @@ from PIL import Image
 from alexnet_dist.commands import media as exhibits
 from alexnet_dist.data.augment import Augment
 from alexnet_dist.data.inputs import Inputs, InputSpec
+from alexnet_dist.data.loader import gather
 from alexnet_dist.data.sampler import GlobalBatches
 from alexnet_dist.training import metrics
 from alexnet_dist.training.metrics import Mistake
@@ -34,7 +35,9 @@ def make_inputs(source=32, *, image_size=224, **changes):
 def test_first_batch_is_what_training_begins_with():
     images, make = dataset(), make_inputs()
     order = GlobalBatches(40, 36, seed=3, drop_last=True)
-    media = exhibits.first_batch(order, make, images)
+    media = exhibits.first_batch(
+        gather(images.train.images, images.train.labels, next(iter(order))[: exhibits.MOST_SHOWN]), make, NAMES
+    )
     picture = media.pictures["inputs/first_batch"]
     assert picture.shape == (4 * 112, 8 * 112, 3), "32 of 36 images"
     ids = next(iter(order))
@@ -67,14 +70,14 @@ def test_mistakes_are_shown_in_their_order():
     worst = [Mistake(7, 0, 2, 0.9, 5.0), Mistake(3, 2, 0, 0.8, 4.0)]
     sheet = exhibits.mistakes_sheet(images, evaluation(*worst)).pictures["errors"]
     for place, mistake in enumerate(worst):
-        expected = plots.thumbnail(images.test.images[mistake.id])
+        expected = plots.thumbnail(images.test.picture(mistake.id))
         assert np.array_equal(sheet[:64, 64 * place : 64 * place + 64], expected)
     rows = exhibits.mistakes_table(images, evaluation(*worst))
     assert [(row["id"], row["true class"], row["predicted class"]) for row in rows] == [
         (7, "cat", "</script>"),
         (3, "</script>", "cat"),
     ]
-    assert np.array_equal(rows[1]["image"], plots.thumbnail(images.test.images[3]))
+    assert np.array_equal(rows[1]["image"], plots.thumbnail(images.test.picture(3)))
     assert exhibits.mistakes_sheet(images, evaluation()).pictures == {}
 
 

@@ -49,7 +49,7 @@ def run_at(tmp_path, monkeypatch):
             kernels_before={},
             context=SimpleNamespace(
                 network=small_network(),
-                inputs=SimpleNamespace(spec=SimpleNamespace(image_size=224, stored_size=32)),
+                inputs=SimpleNamespace(spec=SimpleNamespace(image_size=224, loaded_size=32)),
             ),
             plan=SimpleNamespace(last_step=10),
             log=Log(tmp_path, enabled=enabled),

@@ -30,6 +30,7 @@ def dataset():
         fallback_for=None,
         fingerprint="f00d",
         evaluated_on="test",
+        notes=(),
     )
 
 
@@ -44,7 +45,7 @@ def parts_on(config, network, *, world_size=1, device="CPU", threads=4, last_ste
     )
     context = SimpleNamespace(
         network=network,
-        inputs=SimpleNamespace(spec=SimpleNamespace(stored_size=32)),
+        inputs=SimpleNamespace(spec=SimpleNamespace(stored_size=32, fit="enlarge")),
         learning_rate=LearningRate(config.optim, config.data.batch_size, 156, 1560),
         flops_per_image=4_000_000_000,
     )
@@ -64,7 +65,7 @@ def run_card(dataset, network, *, config=CONFIG, progress=None, tracking="none",
     parts = parts_on(config, network, **where)
     places = {"hosts": {"a": 1, "b": 1}, "backend": "gloo", "interconnect": "eth0"}
     log = SimpleNamespace(facts=run_summary.facts(config, dataset, **parts) | places, tracking=tracking)
-    run = SimpleNamespace(config=config, plan=parts["plan"], context=parts["context"], log=log)
+    run = SimpleNamespace(config=config, dataset=dataset, plan=parts["plan"], context=parts["context"], log=log)
     return run_summary.run_card(run, progress or Progress(), parts["hardware"])
 
 

@@ -86,7 +86,7 @@ def prepared(monkeypatch):
         accelerator, _ = processes.make_accelerator(config)
         hardware = SimpleNamespace(peak_flops=7e12)
         inputs = train_setup.make_inputs(config, DATA, None, torch.float32)
-        return train_setup.prepare(config, DATA, Tiny(), accelerator, hardware, inputs)
+        return train_setup.prepare(config, DATA, Tiny(), accelerator, hardware, inputs, lambda: None)
 
     yield prepare
     torch.set_num_threads(threads)
