@@ -47,7 +47,7 @@ def load(config: DataConfig) -> ImageData:
         told = f"{100 * HELD_OUT:.0f} % OF ITS TRAINING IMAGES ARE HELD OUT; --data.val-fraction chooses another share"
         logger.warning("%s HAS NO EVALUATION SPLIT WITH LABELS: %s", data.name, told)
     if config.val_fraction or not len(data.test):
-        data = _held_out(data, config.val_fraction or HELD_OUT)
+        data = _held_out(data, config.val_fraction)
     if config.limit:
         data = _limited(data, config.limit)
     if (count := len(data.train)) < config.batch_size:
@@ -237,10 +237,17 @@ def threads_of(config: DataConfig) -> int:
 def _held_out(data: ImageData, fraction: float) -> ImageData:
     """Return a data set whose evaluation split is a share of each class's training images instead of its own.
 
+    Args:
+        data: the data set.
+        fraction: as asked for; 0 takes `HELD_OUT`, and an image at least of each class that has two.
+
     Raises:
         UserError: one of the splits would be empty.
     """
-    counts = np.rint(fraction * np.bincount(data.train.labels)).astype(int)
+    of_class = np.bincount(data.train.labels)
+    counts = np.rint((fraction or HELD_OUT) * of_class).astype(int)
+    if not fraction:
+        counts = np.maximum(counts, of_class > 1)
     train, held_out = divided(data.train, counts, "held out")  # type: ignore[type-var] # one of the two kinds
     if not len(train) or not len(held_out):
         raise UserError(f"--data.val-fraction {fraction} leaves no image of {data.name} on one side: choose another")
