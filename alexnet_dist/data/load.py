@@ -250,7 +250,9 @@ def _held_out(data: ImageData, fraction: float) -> ImageData:
         counts = np.maximum(counts, of_class > 1)
     train, held_out = divided(data.train, counts, "held out")  # type: ignore[type-var] # one of the two kinds
     if not len(train) or not len(held_out):
-        raise UserError(f"--data.val-fraction {fraction} leaves no image of {data.name} on one side: choose another")
+        raise UserError(
+            f"--data.val-fraction {fraction or HELD_OUT} leaves no image of {data.name} on one side: choose another"
+        )
     return _with_splits(data, train, held_out, f"held out {fraction}", evaluated_on="held-out")
 
 

@@ -217,9 +217,10 @@ def _count(split):
 
 
 def _values(stand_in, name, kind, split, count):
-    """Return a column: labels go through all classes in turn."""
+    """Return a column: labels go through all classes in turn, through eight of them where one split is all there is."""
     if kind.startswith("ClassLabel"):
         own = int(kind.partition(":")[2] or stand_in.classes)
+        own = own if stand_in.evaluated_on else min(own, MOST_VALUES)
         return [-1 if split in stand_in.unlabelled else k * 7 % own for k in range(count)]
     if name == stand_in.label:
         values = [k % stand_in.expected_classes for k in range(count)]
