@@ -91,3 +91,15 @@ class InOneFile(InFiles):
     def extents(self):
         lengths = np.array([len(content) for content in self.contents], np.int64)
         return Extents([str(self.path)], np.zeros(len(self), np.int32), np.array(self.offsets, np.int64), lengths)
+
+
+def photo_folder(folder, *, train=12, test=5, classes=("cat", "dog"), sides=(70, 120), seed=0):
+    """Write JPEGs of random sizes in class folders and return their folder; a split of 0 images is left out."""
+    drawn = np.random.default_rng(seed)
+    for split, count in (("train", train), ("test", test)):
+        for k in range(count):
+            path = folder / split / classes[k % len(classes)] / f"{k:04}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            height, width = drawn.integers(*sides, 2).tolist()
+            path.write_bytes(encoded(height, width, seed=int(drawn.integers(1 << 30))))
+    return folder

@@ -6,8 +6,8 @@ import re
 import pytest
 from places import ROOT
 
-TERMS = """mixed precision, training loop, W&B, kernel pictures, order of images, layout of folders, photographs, random crops, resume, confusion matrix,
-    learning rate, launch checks, cache, report page, signals"""
+TERMS = """mixed precision, training loop, W&B, kernel pictures, order of images, layout of folders, photographs,
+    random crops, resume, confusion matrix, learning rate, launch checks, cache, report page, signals"""
 
 
 def rows():

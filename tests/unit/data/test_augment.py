@@ -112,3 +112,26 @@ def test_mixup_blends_and_rounds():
 def test_a_whole_share_leaves_an_image_alone():
     images, draws = images_of(20), make(num_images=20).draws(0)
     assert torch.equal(augment.mix(images, images_of(20, seed=1), draws), images)
+
+
+def test_photographs_are_flipped_and_not_shifted():
+    images, photos = images_of(200), make(num_images=200, crops=False)
+    draws = photos.draws(0)
+    assert not draws[:, CROP].any()
+    assert torch.equal(draws[:, FLIP], make(num_images=200).draws(0)[:, FLIP])
+    for image, shown, drawn in zip(images, photos(images, draws), draws, strict=True):
+        assert torch.equal(shown, image.flip(-1) if drawn[FLIP] else image)
+
+
+def test_colours_shift_along_the_principal_axes():
+    """The covariance of the shifts is that of 0.1 times the eigenvalues along the eigenvectors, squared."""
+    mixed = np.array([[0.06, 0.05, 0.04], [0.05, 0.07, 0.05], [0.04, 0.05, 0.08]])
+    colored = make(num_images=200_000, axes=augment.principal_axes(mixed, 0.1))
+    draws = colored.draws(0)
+    assert draws.shape == (200_000, 13)
+    assert draws.dtype == torch.int32
+    shifts = colored.colors(draws).double().numpy()
+    np.testing.assert_allclose(np.cov(shifts.T), 0.01 * mixed @ mixed, atol=3e-6)
+    np.testing.assert_allclose(shifts.mean(axis=0), 0, atol=2e-4)
+    assert not torch.equal(draws, colored.draws(1))
+    assert make().colors(make().draws(0)) is None

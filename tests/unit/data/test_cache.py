@@ -7,12 +7,23 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from image_sets import assert_equal_data, cache_of, hub_folder, in_memory, pets, pngs, random_images, undecodable
+from image_sets import (
+    LOADING,
+    assert_equal_data,
+    cache_of,
+    hub_folder,
+    in_memory,
+    pets,
+    pngs,
+    random_images,
+    undecodable,
+)
 from PIL import Image
 
 from alexnet_dist.config import DataConfig
 from alexnet_dist.data import cache as data_cache
-from alexnet_dist.data import image_data, sources
+from alexnet_dist.data import load as load_data
+from alexnet_dist.sources import ArrayImages, Listing, find
 
 # what damaged files provoke from Pillow beside the error; the package's own warnings stay visible
 pytestmark = [
@@ -23,7 +34,7 @@ pytestmark = [
 
 def test_a_second_load_maps_the_cache_and_decodes_nothing(good, load, monkeypatch):
     first = load(good)
-    monkeypatch.setattr(sources, "decode", undecodable)
+    monkeypatch.setattr(LOADING, "decode_all", undecodable)
     monkeypatch.setattr(datasets, "load_dataset", undecodable)
     second = load(good)
     assert_equal_data(first, second)
@@ -43,7 +54,7 @@ def test_a_second_load_maps_the_cache_and_decodes_nothing(good, load, monkeypatc
 
 def test_the_cache_defaults_to_the_users_cache_folder(good, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    loaded = sources.load(DataConfig(dataset=str(good), batch_size=1))
+    loaded = load_data(DataConfig(dataset=str(good), batch_size=1))
     assert Path(loaded.train.images.filename).is_relative_to(tmp_path / "xdg" / "alexnet_dist")
 
 
@@ -110,17 +121,27 @@ CACHE_DAMAGE = {
 }
 
 
+FOUND_BY_HASHING = ("flipped pixel", "flipped test pixel", "flipped label", "flipped test label")
+"""Sizes, types and meta.json are compared at every start; pixels and labels are hashed by --data.verify."""
+
+
+@pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("damage", CACHE_DAMAGE)
-def test_a_damaged_cache_is_decoded_again(good, load, caplog, monkeypatch, damage):
+def test_a_damaged_cache_is_decoded_again(*, good, load, caplog, monkeypatch, damage, verify):
     loaded = load(good)
     intact = in_memory(loaded)
     name, harm = CACHE_DAMAGE[damage]
     harm(cache_of(loaded) / name)
     caplog.clear()
-    assert_equal_data(load(good), intact)
-    assert [r.levelname for r in caplog.records if "is damaged: decoding again" in r.getMessage()] == ["WARNING"]
+    found = load(good, verify=verify)
+    if damage in FOUND_BY_HASHING and not verify:
+        assert caplog.records == [], "a start reads no image"
+        return
+    assert_equal_data(found, intact)
+    warned = [r.levelname for r in caplog.records if "is damaged: decoding again" in r.getMessage()]
+    assert warned == ([] if damage == "missing meta" else ["WARNING"]), "without meta.json nothing was prepared"
     caplog.clear()
-    monkeypatch.setattr(sources, "decode", undecodable)
+    monkeypatch.setattr(LOADING, "decode_all", undecodable)
     assert_equal_data(load(good), intact)
     assert caplog.records == [], "the second load found it repaired"
 
@@ -128,7 +149,7 @@ def test_a_damaged_cache_is_decoded_again(good, load, caplog, monkeypatch, damag
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:numpy.*")
 @pytest.mark.parametrize("name", ["meta.json", "train_labels.npy"])
 def test_no_flipped_bit_of_the_cache_goes_unnoticed(good, load, caplog, name):
-    """Byte order, mean and deviation included: what is not recognised as damaged must be unharmed."""
+    """Byte order, mean and deviation included: what --data.verify does not recognise as damaged must be unharmed."""
     caplog.set_level("CRITICAL", logger="alexnet_dist.data")  # hundreds of warnings
     loaded = load(good)
     intact, folder = in_memory(loaded), cache_of(loaded)
@@ -140,7 +161,7 @@ def test_no_flipped_bit_of_the_cache_goes_unnoticed(good, load, caplog, name):
             damaged = bytearray(content)
             damaged[position] ^= 1 << bit
             (folder / name).write_bytes(damaged)
-            found = data_cache._load(folder, "good")
+            found = data_cache.read(folder, "good", verify=True)
             if found is None:
                 continue
             try:
@@ -148,6 +169,11 @@ def test_no_flipped_bit_of_the_cache_goes_unnoticed(good, load, caplog, name):
             except AssertionError:
                 unnoticed.append(bytes(damaged[max(0, position - 8) : position + 8]))
     assert unnoticed == []
+
+
+def left_in(cache):
+    """Return the names in a data cache, without locks and the Arrow copies that `datasets` makes."""
+    return [path.name for path in cache.iterdir() if path.suffix != ".lock" and path.name != "arrow"]
 
 
 class Killed(BaseException):
@@ -170,7 +196,7 @@ def test_an_interrupted_writer_leaves_nothing(good, load, tmp_path, monkeypatch,
         with pytest.raises(Killed):
             load(good)
     assert len(calls) == saved
-    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+    assert left_in(tmp_path / "cache") == []
     loaded = load(good)
     np.testing.assert_array_equal(loaded.train.images, random_images(5).transpose(0, 3, 1, 2))
     assert not list((tmp_path / "cache").glob(".writing-*"))
@@ -183,7 +209,7 @@ def test_an_interrupted_writer_leaves_nothing(good, load, tmp_path, monkeypatch,
         OSError("200 requested and 10 written"),  # what numpy raises when the disk fills up under it
     ],
 )
-def test_a_full_disk_is_the_users_error(good, complaint, load, monkeypatch, failure):
+def test_a_full_disk_is_the_users_error(*, good, complaint, load, tmp_path, monkeypatch, failure):
     def full(*_):
         raise failure
 
@@ -194,7 +220,7 @@ def test_a_full_disk_is_the_users_error(good, complaint, load, monkeypatch, fail
     assert str(failure) in message
     loaded = load(good)
     assert len(loaded.train) == 5
-    assert [path for path in cache_of(loaded).parent.iterdir() if path.suffix != ".lock"] == [cache_of(loaded)]
+    assert left_in(tmp_path / "cache") == [cache_of(loaded).name]
 
 
 def test_a_cache_that_cannot_be_made_is_the_users_error(good, complaint, tmp_path):
@@ -208,15 +234,22 @@ def test_a_cache_that_cannot_be_made_is_the_users_error(good, complaint, tmp_pat
 def test_a_hub_data_set_is_cached_by_revision(load, monkeypatch):
     asked = []
 
-    def read(name, revision):
-        asked.append((name, revision))
-        images = random_images(2, seed=len(asked)).transpose(0, 3, 1, 2)
-        split = image_data.Split(images, np.array([0, 1]))
-        return split, split, ("cat", "dog")
+    def listed(name, options, _):
+        asked.append((name, options.revision))
+        images = ArrayImages(random_images(2, seed=len(asked)), np.array([0, 1]))
+        return Listing(name, ("cat", "dog"), images, images, "test", find.cheap_key(name, options))
 
-    monkeypatch.setattr(sources, "_read_hub", read)
+    monkeypatch.setattr(find, "list_images", listed)
     first, pinned, again = load("cifar10"), load("cifar10", revision="abc"), load("cifar10")
-    assert asked == [("uoft-cs/cifar10", None), ("uoft-cs/cifar10", "abc")]
+    assert asked == [("cifar10", None), ("cifar10", "abc")]
     assert_equal_data(first, again)
     assert pinned.fingerprint != first.fingerprint
     assert isinstance(again.train.images, np.memmap)
+
+
+def test_a_start_hashes_no_pixels_unless_it_is_told_to(good, load, monkeypatch):
+    intact = in_memory(load(good))
+    with monkeypatch.context() as patch:
+        patch.setattr(data_cache, "fingerprint", undecodable)
+        assert_equal_data(load(good), intact)
+    assert_equal_data(load(good, verify=True), intact)

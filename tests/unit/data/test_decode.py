@@ -305,8 +305,7 @@ def test_a_huge_image_is_refused_before_it_takes_memory(side):
 def test_many_images_keep_their_order():
     images = random_images(1203, (2, 3))
     files = InMemory([file_content(Image.fromarray(pixels), "BMP") for pixels in images])
-    np.testing.assert_array_equal(decode.decode_all(files, None), images.transpose(0, 3, 1, 2))
-    assert files.reads.pop(0) == 2  # its header gives the size
+    np.testing.assert_array_equal(decode.decode_all(files, (3, 2)), images.transpose(0, 3, 1, 2))
     assert set(files.reads.values()) == {1}
 
 
@@ -319,17 +318,14 @@ def test_the_first_faulty_image_of_a_split_is_named():
 
 
 def test_another_size_is_told_with_both_sizes():
-    with pytest.raises(UserError, match=r"train\[2\] of FILE.parquet is 6x5 pixels, .* 4x4: all images must have one"):
-        decode.decode_all(InMemory([*pngs(2), *pngs(1, (6, 5))]), None)
-    with pytest.raises(UserError, match=r"train\[0\].*4x4"):
+    with pytest.raises(
+        decode.SizesDifferError, match=r"train\[2\] of FILE.parquet is 6x5 pixels, .* 4x4: all images must have one"
+    ):
+        decode.decode_all(InMemory([*pngs(2), *pngs(1, (6, 5))]), (4, 4))
+    with pytest.raises(decode.SizesDifferError, match=r"train\[0\].*4x4"):
         decode.decode_all(InMemory(pngs(2)), (5, 6))
 
 
-def test_images_without_use_for_their_size_are_refused():
-    with pytest.raises(UserError, match=r"train\[0\].* 1025x2 pixels: at most"):
-        decode.decode_all(InMemory([encoded(2, 1025)]), None)
-
-
 def test_images_of_a_split_are_turned():
-    turned = decode.decode_all(InMemory([encoded(4, 6), encoded(6, 4, orientation=6)]), None)
+    turned = decode.decode_all(InMemory([encoded(4, 6), encoded(6, 4, orientation=6)]), (4, 6))
     assert turned.shape == (2, 3, 4, 6)

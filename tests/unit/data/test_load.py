@@ -1,30 +1,34 @@
-"""Data sets in both layouts, the Hub, the fallback and the bundled sets."""
+"""Loading: what becomes an array or photographs, splits, held-out images, limits, the fallback; faults by name."""
 
+import builtins
 import errno
-import http.server
-import importlib
 import os
 import re
-import socket
-import sys
-import threading
 import warnings
 from pathlib import Path
 
 import datasets
-import huggingface_hub.errors
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Features, Value
-from datasets import Image as ImageFeature
-from image_sets import CAT_DOG, as_pillow_reads, assert_equal_data, hub_folder, pets, pngs, random_images, undecodable
+from image_sets import (
+    CAT_DOG,
+    LOADING,
+    as_pillow_reads,
+    assert_equal_data,
+    hub_folder,
+    pets,
+    pngs,
+    random_images,
+    undecodable,
+)
+from photos import encoded, photo_folder
 from PIL import Image
 
-from alexnet_dist import atomic_files
 from alexnet_dist.config import DataConfig
-from alexnet_dist.data import sources
+from alexnet_dist.data import Photographs, Split, decode, image_data, threads_of
 from alexnet_dist.errors import UserError
+from alexnet_dist.sources import HubUnreachableError
 
 # what damaged files provoke from Pillow beside the error; the package's own warnings stay visible
 pytestmark = [
@@ -33,19 +37,19 @@ pytestmark = [
 ]
 
 
-# ---- layouts, columns, classes --------------------------------------------------------------------------------------
+# ---- arrays ---------------------------------------------------------------------------------------------------------
 
 
 def test_hub_layout_is_read_pixel_for_pixel(tmp_path, load):
     train, test = pngs(5), pngs(3, seed=1)
     folder = hub_folder(tmp_path / "pets", train=pets(train, [0, 1, 1, 0, 1]), test=pets(test, [1, 0, 0]))
     loaded = load(folder)
-    for split, encoded, labels in ((loaded.train, train, [0, 1, 1, 0, 1]), (loaded.test, test, [1, 0, 0])):
-        assert split.images.shape == (len(encoded), 3, 4, 4)
+    for split, contents, labels in ((loaded.train, train, [0, 1, 1, 0, 1]), (loaded.test, test, [1, 0, 0])):
+        assert split.images.shape == (len(contents), 3, 4, 4)
         assert split.images.dtype == np.uint8
         assert split.labels.dtype == np.int64
         assert split.labels.tolist() == labels
-        expected = np.stack([as_pillow_reads(content) for content in encoded]).transpose(0, 3, 1, 2)
+        expected = np.stack([as_pillow_reads(content) for content in contents]).transpose(0, 3, 1, 2)
         np.testing.assert_array_equal(split.images, expected)
     assert loaded.class_names == ("cat", "dog")
     assert loaded.name == "pets"
@@ -78,43 +82,6 @@ def test_image_folder_is_read_pixel_for_pixel(image_folder, load):
         assert [loaded.class_names[label] for label in split.labels] == [file.parent.name for file in files]
 
 
-@pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "species"), ("picture", "y")])
-def test_columns_are_found_by_type_whatever_their_names(tmp_path, load, image, label):
-    kind = Features({"id": Value("int64"), label: ClassLabel(names=["cat", "dog"]), image: ImageFeature()})
-    columns = {"id": [7, 8, 9], label: [1, 0, 1], image: pngs(3)}
-    loaded = load(hub_folder(tmp_path / "pets", kind, train=columns, test=columns))
-    assert loaded.train.labels.tolist() == [1, 0, 1]
-    np.testing.assert_array_equal(loaded.train.images, random_images(3).transpose(0, 3, 1, 2))
-
-
-@pytest.mark.parametrize("order", [("coarse", "fine"), ("fine", "coarse")])
-def test_of_several_labels_the_finest_counts(tmp_path, load, order):
-    labels = {"coarse": ClassLabel(names=["a", "b"]), "fine": ClassLabel(names=["p", "q", "r"])}
-    kind = Features({"image": ImageFeature()} | {name: labels[name] for name in order})
-    columns = {"image": pngs(3), "coarse": [0, 1, 1], "fine": [2, 0, 1]}
-    loaded = load(hub_folder(tmp_path / "two", kind, train=columns, test=columns))
-    assert loaded.train.labels.tolist() == [2, 0, 1]
-    assert loaded.class_names == ("p", "q", "r")
-
-
-@pytest.mark.parametrize(("name", "dtype"), [("label", "int64"), ("labels", "int8")])
-def test_integers_serve_as_labels(tmp_path, load, name, dtype):
-    kind = Features({"image": ImageFeature(), name: Value(dtype)})
-    columns = {"image": pngs(3), name: [2, 0, 1]}
-    loaded = load(hub_folder(tmp_path / "plain", kind, train=columns, test=columns))
-    assert loaded.train.labels.tolist() == [2, 0, 1]
-    assert loaded.train.labels.dtype == np.int64
-    assert loaded.class_names == ("0", "1", "2")
-
-
-@pytest.mark.parametrize("present", [("validation",), ("validation", "test")])
-def test_validation_stands_in_only_where_there_is_no_test_split(tmp_path, load, present):
-    sizes = {"validation": 2, "test": 3}
-    splits = {name: pets(pngs(sizes[name])) for name in present}
-    loaded = load(hub_folder(tmp_path / "pets", train=pets(pngs(4)), **splits))
-    assert len(loaded.test) == sizes[present[-1]]
-
-
 def test_loading_warns_of_nothing(good, load):
     """Not even where the user has switched off the progress bars of `datasets`, as this suite does."""
     with warnings.catch_warnings():
@@ -122,73 +89,270 @@ def test_loading_warns_of_nothing(good, load):
         load(good)
 
 
-# ---- damage ---------------------------------------------------------------------------------------------------------
+# ---- photographs ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("missing", ["img", "label"])
-def test_column_missing_in_the_test_split_is_named(tmp_path, complaint, missing):
-    test_kind = Features({name: kind for name, kind in CAT_DOG.items() if name != missing})
-    columns = {name: values for name, values in pets(pngs(2)).items() if name != missing}
-    folder = hub_folder(tmp_path / "partial", train=pets(pngs(4)), test=columns, test_kind=test_kind)
-    message = complaint(folder)
-    assert re.search(r"FOLDER: (test\[0\]|the split test) ", message)
-    assert re.search({"img": "image|img", "label": "label"}[missing], message)
+def test_images_of_several_sizes_are_photographs(tmp_path, load):
+    folder = photo_folder(tmp_path / "photos")
+    loaded = load(folder, image_size=64)
+    assert isinstance(loaded.train, Photographs)
+    assert isinstance(loaded.test, Photographs)
+    assert (len(loaded.train), len(loaded.test), loaded.evaluated_on) == (12, 5, "test")
+    assert (loaded.name, loaded.class_names, loaded.flips) == ("photos", ("cat", "dog"), True)
+    for name, split in (("train", loaded.train), ("test", loaded.test)):
+        files = sorted((folder / name).glob("*/*.jpg"))
+        for index, file in enumerate(files):
+            assert np.array_equal(split.picture(index), as_pillow_reads(file.read_bytes())), "none is above 256"
+            assert loaded.class_names[split.labels[index]] == file.parent.name
+    assert any(note.startswith("store pixels: ") for note in loaded.notes), "the choice is told with its reason"
+
+
+def test_one_image_of_another_size_makes_photographs_of_all(image_folder, load):
+    """The public report: one picture of 150x113 among 14,000 of 150x150."""
+    folder = image_folder(size=20, per_class=6)
+    assert isinstance(load(folder, image_size=64).train, Split)
+    for split in ("train", "test"):
+        odd = folder / split / "dog" / "3.png"
+        before = odd.read_bytes()
+        Image.fromarray(random_images(1, (20, 15))[0]).save(odd)
+        loaded = load(folder, image_size=64)
+        assert isinstance(loaded.train, Photographs)
+        assert (len(loaded.train), len(loaded.test)) == (12, 12), "none is skipped"
+        split_of = {"train": loaded.train, "test": loaded.test}[split]
+        assert split_of.picture(9).shape == (15, 20, 3)
+        odd.write_bytes(before)
+    assert isinstance(load(folder, image_size=64).train, Split), "as it was"
 
 
 @pytest.mark.parametrize(
-    ("columns", "present"),
+    ("size", "options", "kind"),
     [
-        ({"label": (ClassLabel(names=["cat", "dog"]), [0, 1])}, "label (ClassLabel)"),
-        ({"img": (ImageFeature(), [b"", b""])}, "img (Image)"),
-        ({"img": (ImageFeature(), [b"", b""]), "label": (Value("string"), ["0", "1"])}, "label (Value)"),
-        ({"img": (Value("binary"), [b"", b""]), "label": (ClassLabel(names=["cat", "dog"]), [0, 1])}, "img (Value)"),
+        ((20, 20), {}, Split),
+        ((64, 64), {}, Split),
+        ((65, 65), {}, Photographs),
+        ((20, 19), {}, Photographs),
+        ((20, 20), {"fit": "crop"}, Photographs),
+        ((20, 20), {"store": "encoded"}, Photographs),
+        ((20, 20), {"store": "pixels"}, Photographs),
+        ((20, 20), {"fit": "enlarge"}, Split),
+        ((20, 20), {"store": "array"}, Split),
     ],
+    ids=str,
 )
-def test_without_image_or_label_column_the_present_ones_are_told(tmp_path, complaint, columns, present):
-    kind = Features({name: feature for name, (feature, _) in columns.items()})
-    values = {name: rows for name, (_, rows) in columns.items()}
-    message = complaint(hub_folder(tmp_path / "columns", kind, train=values, test=values))
-    assert "one Image column and a ClassLabel column" in message
-    assert present in message
+def test_small_squares_are_an_array_unless_something_else_is_asked_for(tmp_path, load, size, options, kind):
+    folder = hub_folder(tmp_path / "set", train=pets(pngs(3, size)), test=pets(pngs(2, size)))
+    for _ in range(2):  # prepared, and found again
+        loaded = load(folder, image_size=64, **options)
+        assert (type(loaded.train), type(loaded.test)) == (kind, kind)
+        if kind is Photographs and "store" in options:
+            assert loaded.train.store == options["store"]
 
 
-def test_two_image_columns_are_ambiguous(tmp_path, complaint):
-    kind = Features({"left": ImageFeature(), "right": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
-    columns = {"left": pngs(2), "right": pngs(2), "label": [0, 1]}
-    message = complaint(hub_folder(tmp_path / "stereo", kind, train=columns, test=columns))
-    assert "left (Image)" in message
-    assert "right (Image)" in message
+@pytest.mark.parametrize("options", [{"fit": "enlarge"}, {"store": "array"}], ids=str)
+def test_what_cannot_be_enlarged_is_refused_where_that_is_asked_for(tmp_path, complaint, options):
+    folder = photo_folder(tmp_path / "photos", sides=(30, 60))
+    message = complaint(folder, image_size=64, **options)
+    assert re.search(r"0000\.jpg has \d+x\d+ pixels", message), message
+    assert "--data.image-size 64" in message
+    wide = hub_folder(tmp_path / "wide", train=pets(pngs(3, (70, 70))), test=pets(pngs(2, (70, 70))))
+    assert "70x70 pixels" in complaint(wide, image_size=64, **options)
+    odd = hub_folder(tmp_path / "odd", train=pets(pngs(3)), test=pets([*pngs(1), *pngs(1, (5, 4))]))
+    assert "test[1] is 5x4 pixels" in complaint(odd, image_size=64, **options)
 
 
-@pytest.mark.parametrize("row_groups", [0, 1])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_an_empty_split_is_named(tmp_path, complaint, split, row_groups):
-    """With no row group, as `datasets` writes it, and with one that has no rows, as pyarrow does."""
-    folder = hub_folder(tmp_path / "hollow", train=pets(pngs(2)), test=pets(pngs(2)))
-    file = folder / "data" / f"{split}-00000-of-00001.parquet"
-    table = CAT_DOG.arrow_schema.empty_table()
-    if row_groups:
-        pq.write_table(table, file)
+@pytest.mark.parametrize("name", ["digits", "synthetic", "npz"])
+@pytest.mark.parametrize("options", [{"fit": "crop"}, {"store": "encoded"}], ids=str)
+def test_arrays_are_not_cropped(tmp_path, complaint, name, options):
+    if name == "npz":
+        arrays = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([[0], [1], [0], [1]])}
+        name = tmp_path / "mnist.npz"
+        np.savez(name, **{f"{split}_{key}": value for split in ("train", "test") for key, value in arrays.items()})
+    assert "leave --data.fit and --data.store out" in complaint(name, **options)
+
+
+@pytest.mark.parametrize("store", ["pixels", "encoded"])
+def test_a_second_load_reads_no_photograph(tmp_path, load, monkeypatch, store):
+    folder = photo_folder(tmp_path / "photos")
+    first = load(folder, image_size=64, store=store)
+    for name in ("header", "decode_all"):
+        monkeypatch.setattr(LOADING, name, undecodable)
+    monkeypatch.setattr(decode, "header", undecodable)
+    monkeypatch.setattr(decode, "pixels", undecodable)
+    monkeypatch.setattr(Path, "read_bytes", undecodable)
+    for _ in range(2):
+        second = load(folder, image_size=64, store=store)
+        assert second.fingerprint == first.fingerprint
+        assert (second.statistics, second.notes, second.name) == (first.statistics, first.notes, first.name)
+        assert second.train.labels.tolist() == first.train.labels.tolist()
+
+
+def test_the_fingerprint_is_of_pixels_labels_store_and_decoder(tmp_path, load, monkeypatch):
+    folder = photo_folder(tmp_path / "photos")
+    found = [load(folder, image_size=64, store=store).fingerprint for store in ("encoded", "pixels")]
+    found.append(load(folder, image_size=64, store="pixels", stored_size=70).fingerprint)
+    (folder / "train/cat/0000.jpg").write_bytes(encoded(80, 90, seed=99))
+    found.append(load(folder, image_size=64, store="encoded").fingerprint)
+    (folder / "train/cat/0000.jpg").rename(folder / "train/dog/0000.jpg")
+    found.append(load(folder, image_size=64, store="encoded").fingerprint)
+    monkeypatch.setattr(LOADING.photographs, "DECODER", "another decoder")
+    found.append(load(folder, image_size=64, store="encoded").fingerprint)
+    assert len(set(found)) == len(found)
+
+
+def test_a_change_of_the_input_size_changes_how_images_are_kept(tmp_path, load):
+    folder = hub_folder(tmp_path / "set", train=pets(pngs(3, (70, 70))), test=pets(pngs(2, (70, 70))))
+    for size, kind in ((64, Photographs), (70, Split), (64, Photographs), (224, Split)):
+        assert type(load(folder, image_size=size).train) is kind
+
+
+def test_a_changed_original_is_prepared_again(tmp_path, load):
+    folder = photo_folder(tmp_path / "photos")
+    before = load(folder, image_size=64, store="encoded")
+    changed = encoded(90, 75, seed=7)
+    (folder / "train/cat/0002.jpg").write_bytes(changed)
+    after = load(folder, image_size=64, store="encoded")
+    assert after.fingerprint != before.fingerprint
+    assert np.array_equal(after.train.picture(1), as_pillow_reads(changed))
+
+
+@pytest.mark.parametrize("damage", ["missing listing", "missing index"])
+def test_a_damaged_store_is_prepared_again(tmp_path, load, damage):
+    folder = photo_folder(tmp_path / "photos")
+    before = load(folder, image_size=64)
+    store = before.train.folder.parent
+    (store / LOADING.LISTING if damage == "missing listing" else store / "train/rows.bin").unlink()
+    after = load(folder, image_size=64)
+    assert after.fingerprint == before.fingerprint
+    assert np.array_equal(after.train.picture(3), before.train.picture(3))
+
+
+def test_threads_are_this_process_share_of_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert threads_of(DataConfig()) == 12
+    for ranks, threads in (("4", 3), ("5", 2), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert threads_of(DataConfig()) == threads
+    assert threads_of(DataConfig(threads=7)) == 7
+
+
+# ---- splits, held-out images, limits ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("present", [("validation",), ("validation", "test")])
+def test_validation_stands_in_only_where_there_is_no_test_split(tmp_path, load, present):
+    sizes = {"validation": 2, "test": 3}
+    splits = {name: pets(pngs(sizes[name])) for name in present}
+    loaded = load(hub_folder(tmp_path / "pets", train=pets(pngs(4)), **splits))
+    assert (len(loaded.test), loaded.evaluated_on) == (sizes[present[-1]], present[-1])
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+def test_a_test_split_without_labels_evaluates_nothing(tmp_path, load, missing):
+    splits = {"train": pets(pngs(4)), "validation": pets(pngs(2, seed=1)), "test": pets(pngs(3), [missing] * 3)}
+    for _ in range(2):
+        loaded = load(hub_folder(tmp_path / "pets", **splits))
+        assert (len(loaded.test), loaded.evaluated_on) == (2, "validation")
+        assert any("test has no labels and is passed over" in note for note in loaded.notes), "also from the cache"
+
+
+@pytest.mark.parametrize("kind", [Split, Photographs])
+def test_without_evaluation_split_a_tenth_is_held_out_loudly(tmp_path, image_folder, load, caplog, kind):
+    if kind is Split:
+        folder = image_folder(size=4, per_class=20)
+        for file in (folder / "test").glob("*/*.png"):
+            file.unlink()
+        for place in (folder / "test/cat", folder / "test/dog", folder / "test"):
+            place.rmdir()
     else:
-        pq.ParquetWriter(file, table.schema).close()
-    assert pq.ParquetFile(file).metadata.num_row_groups == row_groups
-    message = complaint(folder)
-    assert "empty" in message
-    assert re.search(rf"split {split}\b|{split}-00000", message)
+        folder = photo_folder(tmp_path / "photos", train=40, test=0)
+    for _ in range(2):
+        caplog.clear()
+        loaded = load(folder, image_size=64)
+        assert isinstance(loaded.train, kind)
+        assert (len(loaded.train), len(loaded.test), loaded.evaluated_on) == (36, 4, "held-out")
+        assert np.bincount(loaded.test.labels).tolist() == [2, 2], "a tenth of each class"
+        (record,) = (record for record in caplog.records if "HELD OUT" in record.getMessage())
+        assert record.levelname == "WARNING"
+        assert "10 % OF ITS TRAINING IMAGES" in record.getMessage()
+        assert "--data.val-fraction" in record.getMessage()
+    caplog.clear()
+    asked = load(folder, image_size=64, val_fraction=0.25)
+    assert (len(asked.train), len(asked.test), asked.evaluated_on) == (30, 10, "held-out")
+    assert not [record for record in caplog.records if "HELD OUT" in record.getMessage()], "it was asked for"
 
 
-@pytest.mark.parametrize(("present", "missing"), [("train", "test"), ("test", "train")])
-def test_a_missing_split_is_told(tmp_path, complaint, present, missing):
-    message = complaint(hub_folder(tmp_path / "half", **{present: pets(pngs(2))}))
-    assert re.search(rf"splits train and test, and has {present}$", message)
-    assert not message.endswith(missing)
+def test_fewer_images_than_a_batch(good, complaint):
+    assert re.search(r"5 training images.*--data\.batch-size 6", complaint(good, batch_size=6))
+    assert re.search(r"2 training images.*--data\.batch-size 3", complaint(good, batch_size=3, limit=2))
 
 
-def test_image_folder_without_test_images(image_folder, complaint):
-    folder = image_folder()
-    for file in (folder / "test").glob("*/*.png"):
-        file.unlink()
-    assert complaint(folder).endswith("needs the splits train and test, and has train")
+def test_a_batch_of_all_images_is_allowed(good, load):
+    assert len(load(good, batch_size=5).train) == 5
+
+
+def test_limit_draws_from_all_classes(image_folder, load):
+    folder = image_folder(size=4, per_class=20, classes=("ant", "bee", "cow"))
+    whole, few, again, fewer = load(folder), load(folder, limit=12), load(folder, limit=12), load(folder, limit=5)
+    assert (whole.train.labels[:12] == 0).all(), "the first images are all of one class"
+    for split, source in ((few.train, whole.train), (few.test, whole.test)):
+        assert len(split) == len(split.images) == 12
+        assert len(set(split.labels.tolist())) > 1
+        originals = {image.tobytes(): label for image, label in zip(source.images, source.labels, strict=True)}
+        assert len({image.tobytes() for image in split.images}) == 12, "each image once"
+        for image, label in zip(split.images, split.labels, strict=True):
+            assert originals[image.tobytes()] == label
+    assert_equal_data(few, again)
+    assert len({whole.fingerprint, few.fingerprint, fewer.fingerprint}) == 3
+    assert few.class_names == whole.class_names
+
+
+def test_held_out_images_are_of_the_training_split_and_no_longer_in_it(image_folder, load):
+    folder = image_folder(size=4, per_class=20, classes=("ant", "bee", "cow"))
+    whole, held = load(folder), load(folder, val_fraction=0.25)
+    assert (whole.evaluated_on, held.evaluated_on) == ("test", "held-out")
+    assert np.bincount(held.test.labels).tolist() == [5, 5, 5], "a quarter of each class"
+    assert np.bincount(held.train.labels).tolist() == [15, 15, 15]
+    originals = sorted(image.tobytes() for image in whole.train.images)
+    assert sorted(image.tobytes() for image in (*held.train.images, *held.test.images)) == originals
+    assert held.mean == image_data.statistics(held.train.images)[0], "statistics are those of what is trained on"
+    assert held.fingerprint != whole.fingerprint
+    assert_equal_data(held, load(folder, val_fraction=0.25))
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_a_split_without_images_is_refused(image_folder, complaint, fraction):
+    assert "--data.val-fraction" in complaint(image_folder(size=4, per_class=20), val_fraction=fraction)
+
+
+def test_held_out_digits_stay_digits(load):
+    held = load("digits", val_fraction=0.1)
+    assert (held.name, held.flips) == ("digits", False)
+
+
+def test_limit_beyond_the_data_keeps_all(good, load):
+    assert_equal_data(load(good, limit=1000), load(good))
+
+
+@pytest.mark.parametrize("store", ["pixels", "encoded"])
+def test_parts_of_photographs_are_parts_and_have_fingerprints_of_their_own(tmp_path, load, store):
+    folder = photo_folder(tmp_path / "photos", train=40, test=9)
+    options = {"image_size": 64, "store": store}
+    whole, few = load(folder, **options), load(folder, **options, limit=7)
+    held = load(folder, **options, val_fraction=0.25)
+    assert (len(held.train), len(held.test), held.evaluated_on) == (30, 10, "held-out")
+    assert (len(few.train), len(few.test), few.evaluated_on) == (7, 7, "test")
+    assert len({whole.fingerprint, held.fingerprint, few.fingerprint}) == 3
+    originals = sorted(whole.train.picture(index).tobytes() for index in range(40))
+    parts = (held.train, held.test)
+    assert sorted(part.picture(k).tobytes() for part in parts for k in range(len(part))) == originals, "each once"
+    assert set(few.train.labels.tolist()) == {0, 1}
+    assert few.statistics == held.statistics == whole.statistics
+    again = load(folder, **options, val_fraction=0.25)
+    assert again.fingerprint == held.fingerprint
+    assert [again.test.where(k) for k in range(10)] == [held.test.where(k) for k in range(10)]
+
+
+# ---- damage ---------------------------------------------------------------------------------------------------------
 
 
 USELESS = {
@@ -237,19 +401,61 @@ def test_a_flipped_bit_of_a_parquet_file_is_harmless_or_the_users_error(good, lo
     assert len(load(good).train) == 5
 
 
-def test_an_unreadable_source_is_the_users_error(good, complaint, monkeypatch):
-    def denied(path):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+@pytest.mark.parametrize("rows", ["no row group", "a row group without rows"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_empty_split_is_named(good, complaint, split, rows):
+    """As `datasets` writes it, and as pyarrow does."""
+    file = good / "data" / f"{split}-00000-of-00001.parquet"
+    table = CAT_DOG.arrow_schema.empty_table()
+    if rows == "no row group":
+        pq.ParquetWriter(file, table.schema).close()
+    else:
+        pq.write_table(table, file)
+    message = complaint(good)
+    assert "empty" in message
+    assert re.search(rf"split {split}\b|{split}-00000", message)
 
-    monkeypatch.setattr(atomic_files, "sha256", denied)
-    assert "Permission denied" in complaint(good)
+
+def test_an_evaluation_split_alone_trains_nothing(tmp_path, complaint):
+    message = complaint(hub_folder(tmp_path / "half", test=pets(pngs(2))))
+    assert "needs the splits train and test, and has test" in message
 
 
-# ---- the Hub and the fallback ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("store", ["array", "pixels", "encoded"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_picture_is_named_by_its_file(image_folder, complaint, split, store):
+    folder = image_folder(size=6)
+    file = folder / split / "dog" / "2.png"
+    file.write_bytes(file.read_bytes()[:-30])
+    message = complaint(folder, image_size=64, store=store)
+    assert f"FOLDER/{split}/dog/2.png is damaged: " in message
+
+
+@pytest.mark.parametrize("store", ["array", "encoded"])
+def test_an_unreadable_picture_is_named_by_its_file(image_folder, complaint, monkeypatch, store):
+    folder, opened = image_folder(size=6), open
+
+    def refused(path, *arguments, **keywords):
+        if str(path).endswith("dog/2.png"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "open", refused)
+    assert "FOLDER/train/dog/2.png cannot be read: Permission denied" in complaint(folder, image_size=64, store=store)
+
+
+def test_a_revision_of_what_is_not_on_the_hub_is_told(good, load, caplog):
+    for name in (good, "synthetic"):
+        caplog.clear()
+        load(name, revision="abc")
+        assert any("--data.revision is ignored" in record.getMessage() for record in caplog.records)
+
+
+# ---- the fallback ----------------------------------------------------------------------------------------------------
 
 
 def test_without_network_the_ways_out_are_told(load):
-    with pytest.raises(sources.HubUnreachableError) as caught:
+    with pytest.raises(HubUnreachableError) as caught:
         load("cifar10")
     message = str(caught.value)
     assert "uoft-cs/cifar10" in message
@@ -269,9 +475,8 @@ def test_the_fallback_is_used_and_nobody_can_miss_it(load, caplog):
     assert load("digits", fallback="digits").fallback_for is None
 
 
-@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "{tmp}/nowhere", "~/nowhere", "a/b/c", "{tmp}/file"])
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "{tmp}/nowhere", "~/nowhere", "a/b/c"])
 def test_the_fallback_is_no_excuse_for_a_missing_folder(complaint, tmp_path, caplog, name):
-    (tmp_path / "file").touch()
     dataset = name.format(tmp=tmp_path)
     assert "a folder that exists" in complaint(dataset, fallback="digits")
     assert caplog.records == []
@@ -281,7 +486,7 @@ def test_a_folder_of_the_same_name_does_not_shadow_a_named_data_set(tmp_path, lo
     monkeypatch.chdir(tmp_path)
     for name in ("cifar10", "synthetic"):
         hub_folder(tmp_path / name, train=pets(pngs(2)), test=pets(pngs(2)))
-    with pytest.raises(sources.HubUnreachableError):
+    with pytest.raises(HubUnreachableError):
         load("cifar10")
     assert load("synthetic").train.images.shape[2:] == (32, 32)
     assert load("./cifar10").train.images.shape == (2, 3, 4, 4)
@@ -295,7 +500,9 @@ def test_the_fallback_is_no_excuse_for_a_broken_folder(tmp_path, complaint, capl
     folder = hub_folder(tmp_path / "broken", train=pets([*pngs(1), b"broken"]), test=pets(pngs(1)))
     assert "train[1]" in complaint(folder, fallback="digits")
     (tmp_path / "empty").mkdir()
-    assert "FOLDER" in complaint(tmp_path / "empty", fallback="digits")
+    (tmp_path / "file").touch()
+    for name in ("empty", "file"):
+        assert "FOLDER" in complaint(tmp_path / name, fallback="digits")
     assert not [record for record in caplog.records if "FALLBACK" in record.getMessage()]
 
 
@@ -320,148 +527,6 @@ def test_the_fallback_is_no_excuse_for_what_the_hub_answers(complaint, caplog, m
     assert not [record for record in caplog.records if "FALLBACK" in record.getMessage()]
 
 
-def test_a_connection_that_breaks_counts_as_unreachable(load, monkeypatch):
-    """The Hub's client retries and then lets the errors of its HTTP library through; httpx's are no OSErrors."""
-    library = importlib.import_module(huggingface_hub.errors.HTTPError.__module__.partition(".")[0])
-
-    def broken(*_, **__):
-        raise library.ReadTimeout("The read operation timed out")
-
-    monkeypatch.setattr(datasets, "load_dataset", broken)
-    with pytest.raises(sources.HubUnreachableError, match="timed out"):
-        load("some/set")
-
-
-def test_a_revision_that_is_ignored_is_told(good, load, caplog):
-    load(good, revision="abc")
-    (record,) = caplog.records
-    assert "--data.revision is ignored" in record.getMessage()
-
-
-class _Teapot(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.send_error(418)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def no_proxy(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.mark.usefixtures("no_proxy")
-def test_any_answer_of_a_server_is_an_answer():
-    with http.server.HTTPServer(("127.0.0.1", 0), _Teapot) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            assert sources.answers(url)
-        finally:
-            server.shutdown()
-            thread.join()
-    assert not sources.answers(url), "nobody listens any more"
-
-
-def test_the_hub_has_an_address_unless_it_is_to_be_left_alone():
-    assert sources.hub({}) == "https://huggingface.co"
-    assert sources.hub({"HF_ENDPOINT": "http://mirror"}) == "http://mirror"
-    for yes in ("1", "true", "YES", "on"):
-        assert sources.hub({"HF_ENDPOINT": "http://mirror", "HF_HUB_OFFLINE": yes}) is None
-    assert sources.hub({"HF_HUB_OFFLINE": "0"}) is not None
-
-
-@pytest.mark.parametrize(("reachable", "offline"), [(True, None), (False, "1")])
-def test_a_hub_that_does_not_answer_is_not_asked_for_images(monkeypatch, reachable, offline):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(sources, "answers", lambda _: reachable)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
-    with pytest.raises(sources.HubUnreachableError):
-        sources.load(DataConfig(dataset="cifar10"))
-    assert os.environ.get("HF_HUB_OFFLINE") == offline
-
-
-@pytest.mark.usefixtures("no_proxy")
-def test_a_captive_portal_that_speaks_no_http_is_no_answer():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer():
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"login first\r\n\r\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        try:
-            assert not sources.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
-        finally:
-            thread.join()
-
-
-# ---- bundled sets ---------------------------------------------------------------------------------------------------
-
-
-def test_digits_are_all_of_scikit_learns_once_each(load):
-    bunch = pytest.importorskip("sklearn.datasets").load_digits()
-    loaded = load("digits")
-    assert len(loaded.train) + len(loaded.test) == 1797
-    assert loaded.train.images.shape[1:] == (3, 8, 8)
-    assert loaded.train.images.dtype == np.uint8
-    assert loaded.train.labels.dtype == np.int64
-    expected = sorted(
-        (np.rint(image * 255 / 16).astype(np.uint8).tobytes(), int(label))
-        for image, label in zip(bunch.images, bunch.target, strict=True)
-    )
-    found = []
-    for split in (loaded.train, loaded.test):
-        assert (split.images == split.images[:, :1]).all(), "grey: the channels are equal"
-        found += [(i[0].tobytes(), int(k)) for i, k in zip(split.images, split.labels, strict=True)]
-    assert sorted(found) == expected, "each scan once, in one of the splits"
-    assert loaded.train.images.max() == 255
-    assert loaded.class_names == tuple("0123456789")
-
-
-def test_digits_are_split_by_class_and_always_alike(load):
-    pytest.importorskip("sklearn")
-    loaded = load("digits")
-    for digit in range(10):
-        in_test, in_train = (loaded.test.labels == digit).sum(), (loaded.train.labels == digit).sum()
-        assert in_test == (in_test + in_train) // 5
-    assert not loaded.flips, "a mirrored 2 is no 2"
-    assert_equal_data(load("digits"), loaded)
-
-
-def test_digits_without_scikit_learn(load, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'alexnet_dist\[demo\]'"):
-        load("digits")
-
-
-def test_synthetic_images_are_balanced_deterministic_and_learnable(load):
-    loaded = load("synthetic")
-    assert loaded.train.images.shape == (4000, 3, 32, 32)
-    assert loaded.test.images.shape == (1000, 3, 32, 32)
-    assert loaded.train.images.dtype == np.uint8
-    assert np.bincount(loaded.train.labels).tolist() == [400] * 10
-    assert np.bincount(loaded.test.labels).tolist() == [100] * 10
-    assert_equal_data(load("synthetic"), loaded)
-    assert not {i.tobytes() for i in loaded.train.images} & {i.tobytes() for i in loaded.test.images}
-
-    def accuracy(labels):
-        """Of the nearest class mean, learned from these labels."""
-        flat = loaded.train.images.reshape(4000, -1).astype(np.float32)
-        means = np.stack([flat[labels == k].mean(axis=0) for k in range(10)])
-        scores = loaded.test.images.reshape(1000, -1).astype(np.float32) @ means.T - (means**2).sum(axis=1) / 2
-        return (scores.argmax(axis=1) == loaded.test.labels).mean()
-
-    assert accuracy(loaded.train.labels) > 0.5
-    assert accuracy(np.random.default_rng(0).permutation(loaded.train.labels)) < 0.3
-
-
 @pytest.mark.skipif("ALEXNET_DIST_TEST_CIFAR10" not in os.environ, reason="names no folder with the real CIFAR-10")
 def test_real_cifar10(load, monkeypatch):
     folder = os.environ["ALEXNET_DIST_TEST_CIFAR10"]
@@ -477,5 +542,5 @@ def test_real_cifar10(load, monkeypatch):
     for index in range(0, 50_000, 997):
         pixels = as_pillow_reads(rows[index]["bytes"].as_py())
         np.testing.assert_array_equal(loaded.train.images[index].transpose(1, 2, 0), pixels)
-    monkeypatch.setattr(sources, "decode", undecodable)
+    monkeypatch.setattr(LOADING, "decode_all", undecodable)
     assert load(folder).fingerprint == loaded.fingerprint

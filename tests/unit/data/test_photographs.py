@@ -74,12 +74,12 @@ def test_pictures_are_those_of_torchvision(tmp_path, source, store, threads):
     files = contents(24)
     found = prepared(tmp_path, listing(source, tmp_path, files), InMemory(files[:3]), store=store, threads=threads)
     assert (len(found.train), len(found.test)) == (24, 3)
-    assert found.store == store
-    assert found.stored_size == (32 if store == "pixels" else None)
+    assert found.train.store == store
+    assert found.train.stored_size == (32 if store == "pixels" else None)
     for photos in (found.train, found.test):
         for k in range(len(photos)):
             picture = photos.picture(k)
-            np.testing.assert_array_equal(picture, expected(files[k], found.stored_size))
+            np.testing.assert_array_equal(picture, expected(files[k], found.train.stored_size))
             assert (photos.heights[k], photos.widths[k]) == picture.shape[:2]
     assert found.train.labels.dtype == np.int64
     assert found.train.labels.tolist() == [0, 1] * 12
@@ -156,9 +156,9 @@ def test_an_index_row_takes_40_bytes(tmp_path):
 def test_statistics_are_those_of_the_stored_pixels(tmp_path, store):
     found = prepared(tmp_path, InMemory(contents(12)), InMemory(contents(2)), store=store)
     pixels = np.concatenate([found.train.picture(k).reshape(-1, 3) for k in range(12)]) / 255
-    np.testing.assert_allclose(found.mean, pixels.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(found.std, pixels.std(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(found.covariance, np.cov(pixels.T, bias=True), rtol=1e-9)
+    np.testing.assert_allclose(found.statistics.mean, pixels.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.statistics.std, pixels.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.statistics.covariance, np.cov(pixels.T, bias=True), rtol=1e-9)
 
 
 def test_a_constant_channel_has_the_standard_deviation_1(tmp_path):
@@ -166,17 +166,17 @@ def test_a_constant_channel_has_the_standard_deviation_1(tmp_path):
     from PIL import Image
 
     found = prepared(tmp_path, InMemory([file_content(Image.new("RGB", (9, 9), (7, 8, 9)))] * 2))
-    assert found.std == (1.0, 1.0, 1.0)
+    assert found.statistics.std == (1.0, 1.0, 1.0)
 
 
 def test_statistics_are_taken_from_a_fixed_choice(tmp_path, monkeypatch):
     monkeypatch.setattr(photographs, "STATISTICS_IMAGES", 4)
     first = prepared(tmp_path / "a", InMemory(contents(12)), threads=1)
     second = prepared(tmp_path / "b", InMemory(contents(12)), threads=3)
-    assert (first.mean, first.std, first.covariance) == (second.mean, second.std, second.covariance)
+    assert first.statistics == second.statistics
     chosen = photographs.rng.generator(0, "statistics").permutation(12)[:4]
     pixels = np.concatenate([first.train.picture(k).reshape(-1, 3) for k in chosen]) / 255
-    np.testing.assert_allclose(first.mean, pixels.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(first.statistics.mean, pixels.mean(axis=0), rtol=1e-12)
 
 
 def test_the_fingerprint_is_that_of_content_and_way(tmp_path, monkeypatch):
@@ -224,8 +224,10 @@ def test_a_second_start_reads_no_image(tmp_path, monkeypatch, source, store):
     monkeypatch.setattr(photographs.Photographs, "picture", None)
     again = prepared(tmp_path, images, store=store)
     assert not images.reads
-    for name in ("class_names", "mean", "std", "covariance", "fingerprint", "store", "stored_size", "test"):
+    for name in ("class_names", "statistics", "fingerprint", "test"):
         assert getattr(again, name) == getattr(first, name)
+    for name in ("folder", "store", "stored_size"):
+        assert getattr(again.train, name) == getattr(first.train, name)
     np.testing.assert_array_equal(again.train.rows, first.train.rows)
 
 
@@ -234,9 +236,9 @@ def test_another_kind_of_store_is_prepared_anew(tmp_path, change):
     images = InMemory(contents(4))
     prepared(tmp_path, images)
     found = prepared(tmp_path, images, **change)
-    assert found.store == change.get("store", "pixels")
+    assert found.train.store == change.get("store", "pixels")
     assert found.class_names == change.get("class_names", ("cat", "dog"))
-    np.testing.assert_array_equal(found.train.picture(3), expected(images.contents[3], found.stored_size))
+    np.testing.assert_array_equal(found.train.picture(3), expected(images.contents[3], found.train.stored_size))
 
 
 @pytest.mark.parametrize("file", ["train/rows.bin", "train/contents.bin", "train/places.bin", "meta.json"])

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,8 +13,9 @@ from preflight import assert_says
 from ranks import free_port
 
 from alexnet_dist.config import Config, parse
-from alexnet_dist.data import image_data, sources
+from alexnet_dist.data import ImageData, load
 from alexnet_dist.doctor import checks_storage
+from alexnet_dist.sources import ArrayImages, Listing, find, hub
 
 
 def test_a_run_folder_that_is_a_file_or_below_one(tmp_path):
@@ -70,12 +72,15 @@ def test_images_that_are_not_there(tmp_path, image_folder):
     (tmp_path / "empty").mkdir()
     for name, fragment in [
         ("./gone", "no such folder"),
-        ("empty", "neither parquet"),
+        ("empty", "no images"),
         ("cifar", "no data set of that"),
     ]:
         assert_says(checks_storage.data_set(parse(["--data.dataset", name]).data, {}), "error", fragment)
     folder = str(image_folder())
-    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, {}), "ok", "found")
+    found = f"{folder}: 8 training and 8 test images, prepared"
+    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, {}), "ok", f"{found} at the start")
+    load(parse(["--data.dataset", folder, "--data.batch-size", "4"]).data)
+    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, os.environ), "ok", f"{found} already")
     (tmp_path / "file").write_text("")
     blocked = parse(["--data.dataset", folder, "--data.cache-dir", "file"]).data
     assert_says(checks_storage.data_set(blocked, {}), "error", "give --data.cache-dir")
@@ -92,7 +97,7 @@ def test_a_hub_that_cannot_be_reached(web, taken):
     assert_says(checks_storage.data_set(cifar, offline), "error", "HF_HUB_OFFLINE is set", "--data.dataset FOLDER")
     silent = {"HF_ENDPOINT": f"http://key:secret@127.0.0.1:{taken}"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sources.answers.__kwdefaults__, "seconds", 0.2)
+        patch.setitem(hub.answers.__kwdefaults__, "seconds", 0.2)
         result = checks_storage.data_set(cifar, silent)
     assert_says(result, "error", "127.0.0.1 does not answer", "--data.fallback digits")
     assert "secret" not in result.message
@@ -103,12 +108,15 @@ def test_a_hub_that_cannot_be_reached(web, taken):
 
 @pytest.mark.parametrize("revision", [None, "abc"])
 def test_images_that_were_decoded_before_are_found_where_the_run_finds_them(monkeypatch, revision):
-    digits = sources.load(parse(["--data.dataset", "digits"]).data)
-    monkeypatch.setattr(sources, "_read_hub", lambda *_: (digits.train, digits.test, digits.class_names))
+    def listed(name, options, _):
+        images = ArrayImages(np.zeros((300, 8, 8), np.uint8), np.arange(300) % 2)
+        return Listing(name, ("cat", "dog"), images, images, "test", find.cheap_key(name, options))
+
+    monkeypatch.setattr(find, "list_images", listed)
     config = parse(["--data.revision", revision] if revision else []).data
     assert_says(checks_storage.data_set(config, os.environ), "error", "not here")
-    assert isinstance(sources.load(config), image_data.ImageData)
-    assert_says(checks_storage.data_set(config, os.environ), "ok", "decoded already")
+    assert isinstance(load(config), ImageData)
+    assert_says(checks_storage.data_set(config, os.environ), "ok", "prepared already")
     other = dataclasses.replace(config, revision="another")
     assert_says(checks_storage.data_set(other, os.environ), "error", "not here")
 

@@ -115,3 +115,12 @@ def test_rates_are_scaled_to_the_batch(rule, factor):
     config = OptimConfig(lr=1e-3, scale_lr=rule)
     assert LearningRate(config, 4096, 1, 1).peak_lr == pytest.approx(1e-3 * factor)
     assert LearningRate(config, 256, 1, 1).peak_lr == 1e-3
+
+
+def test_steps_are_torchs_step_lr():
+    expected = torchs(torch.optim.lr_scheduler.StepLR, step_size=3 * STEPS_PER_EPOCH, gamma=0.1)
+    assert rates(schedule="step", step_epochs=3) == pytest.approx(expected, rel=1e-12)
+    assert len(set(expected)) == 4
+    warm = rates(schedule="step", step_epochs=3, warmup_epochs=1)
+    assert warm[STEPS_PER_EPOCH:] == rates(schedule="step", step_epochs=3)[STEPS_PER_EPOCH:]
+    assert warm[0] < warm[1] < LR

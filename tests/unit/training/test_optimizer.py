@@ -158,3 +158,16 @@ def test_biases_never_decay(name):
             assert torch.equal(value, before[key]), key
         else:
             assert value.norm() < before[key].norm(), key
+
+
+def test_plain_momentum_with_decay_of_all_parameters_is_torchs_sgd():
+    """The optimizer with which torchvision trained its AlexNet."""
+    config = OptimConfig(name="sgd", lr=1e-2, weight_decay=0.1, nesterov=False, decay_biases=True)
+    ours = small_network()
+    theirs, other = copy.deepcopy(ours), copy.deepcopy(ours)
+    train(ours, optimizer_module.build(ours, config))
+    train(theirs, torch.optim.SGD(theirs.parameters(), lr=1e-2, momentum=0.9, weight_decay=0.1))
+    train(other, optimizer_module.build(other, OptimConfig(name="sgd", lr=1e-2, weight_decay=0.1)))
+    for mine, expected, default in zip(ours.parameters(), theirs.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(mine, default, rtol=1e-3, atol=1e-4), "both options change every parameter"
