@@ -86,7 +86,7 @@ def thumbnail(image: npt.NDArray[np.uint8], size: int = THUMBNAIL) -> npt.NDArra
     Returns:
         (size, size, 3) uint8.
     """
-    method = Image.Resampling.NEAREST if max(image.shape[1:]) <= size else Image.Resampling.BILINEAR
+    method = Image.Resampling.NEAREST if max(image.shape[:2]) <= size else Image.Resampling.BILINEAR
     return np.array(Image.fromarray(image).resize((size, size), method))
 
 
