@@ -193,6 +193,9 @@ def list_local(folder: str, files: Sequence[File], options: SourceOptions) -> Li
         except Exception as error:  # noqa: BLE001 - Arrow, YAML and each reader have errors of their own
             fault = _parquet_fault(folder, files) or _explained(error)
             raise UserError(f"{source}: {fault}") from None
+    if any(split.info.builder_name == "imagefolder" for split in found.values()):
+        both = f"parquet files ({files[0].path}) and image files"
+        raise UserError(f"{source}: holds {both}: give the folder of one of them as --data.dataset")
     return list_tables(found, folder, key, options, [])
 
 

@@ -239,7 +239,7 @@ def _count(tree: Folder, used: Iterable[Folder], place: Place, notes: list[str])
     if aside:
         notes.append(f"{sum(len(each.names) for each in aside)} images were left aside, in {few(map(place.of, aside))}")
     if others:
-        notes.append(f"{others.total()} files that are no images were left aside: {_described(others)}")
+        notes.append(f"left aside, as no images: {_described(others)}")
 
 
 def _kinds(folder: Folder) -> Counter[str]:

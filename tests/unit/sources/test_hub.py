@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from class_folders import listed
+from class_folders import classes, listed, plant
 from datasets import Features, Value
 from datasets import Image as ImageFeature
 from image_sets import CAT_DOG, hub_folder, pets, pngs, write_parquet
@@ -376,3 +376,10 @@ def test_the_hub_has_an_address_unless_it_is_to_be_left_alone():
     for yes in ("1", "true", "YES", "on"):
         assert hub.hub({"HF_ENDPOINT": "http://mirror", "HF_HUB_OFFLINE": yes}) is None
     assert hub.hub({"HF_HUB_OFFLINE": "0"}) is not None
+
+
+def test_parquet_files_among_class_folders_are_not_left_aside_in_silence(tmp_path, refusal):
+    plant(tmp_path / "both", *classes("train", ("cat", "dog"), 9), *classes("test", ("cat", "dog")))
+    hub_folder(tmp_path / "both/old", train=pets(pngs(2)), test=pets(pngs(2)))
+    message = refusal(tmp_path / "both")
+    assert "holds parquet files (old/data/test-00000-of-00001.parquet) and image files" in message

@@ -134,7 +134,7 @@ def test_files_of_other_kinds_are_counted(tmp_path):
     root = plant(tmp_path / "set", *classes("train", "ab"))
     plant(root, *(f"train/a/{k}.txt" for k in range(10)), "train/b/x.xml", "LICENSE", content=b"text")
     note = listed(root).notes[-1]
-    assert note == "12 files that are no images were left aside: .txt (10), .xml (1), no suffix (1)"
+    assert note == "left aside, as no images: .txt (10), .xml (1), no suffix (1)"
 
 
 def test_hidden_and_system_files_are_left_aside(tmp_path):
