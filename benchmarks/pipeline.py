@@ -5,11 +5,11 @@ make bench-pipeline PHOTOS=folder BENCH="--rounds 1 --workers 2"
 .venv/bin/python benchmarks/pipeline.py folder --images originals --contenders alexnet_dist dali
 
 Random resized crops (0.08 to 1 of the area) at `--size`, uint8, in batches; nothing trains. Three kinds of images: the
-originals, copies of short side 256 (JPEG, quality 90), and raw pixels of short side 256. A contender
-(benchmarks/loaders.py) is timed for `--seconds` after a warm-up, in a process of its own; a round is every contender
-with each number of threads or worker processes, in an order that moves on by one each round. Ratios are taken within a
-round. What is not installed is left out: `pip install '.[pipeline]'` brings all but FFCV, which has to be built. The
-files are read once before, so the disk is not measured. Writes pipeline.json, .md and .png.
+originals, copies of short side 256 (JPEG, quality 90), and raw pixels of short side 256. A contender (as written in
+benchmarks/pipeline_loaders.py) is timed for `--seconds` after a warm-up, in a process of its own; a round is every
+contender with each number of threads or worker processes, in an order that moves on by one each round. Ratios are taken
+within a round. What is not installed is left out: `pip install '.[pipeline]'` brings all but FFCV, which has to be
+built. The files are read once before, so the disk is not measured. Writes pipeline.json, .md and .png.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-import loaders
 import measuring
-from loaders import CONTENDERS, EVERY, OURS
+import pipeline_loaders as loaders
 from measuring import Row
 from PIL import Image
+from pipeline_loaders import CONTENDERS, EVERY, OURS
 
 JPEG = (".jpg", ".jpeg")
 QUALITY = 90
@@ -37,6 +37,7 @@ IMAGES = {
 OF_OURS = (OURS, "region")  # contenders that are no peers
 
 NOTES = (
+    "* CPU time and memory are those of all processes of a loader together, at the larger number of workers.",
     "* Each library crops and resizes with its own code; pixels differ between them by rounding or more.",
     "* FFCV reads the same JPEGs from its own file; its own writer encodes them anew, with quality 90.",
     "* timm normalises on the device, which is left out here.",
@@ -101,13 +102,13 @@ def measure(options: argparse.Namespace, scratch: Path) -> tuple[list[Row], Row]
     rows: list[Row] = []
     for number, (images, workers, name) in measuring.in_turn(cases, options.rounds):
         task = {"images": images, "folder": str(folders[images]), "workers": workers, **sides}
-        run = measuring.call("loaders", "run", name, task, options.seconds)
+        run = measuring.call("pipeline_loaders", "run", name, task, options.seconds)
         row = {"round": number, "of": images, "workers": workers, "name": name, **run.found}
         rows.append({**row, "peak_memory_gib": run.peak_memory / 2**30})
         print(f"  {images}, {workers}: {CONTENDERS[name].label} {row['images_per_second']:.0f} images/s", flush=True)
     if "region" in names and "originals" in options.images:
         task = {"images": "originals", "folder": str(folders["originals"]), "workers": 1, **sides}
-        read["region_difference"] = measuring.call("loaders", "region_difference", task).found
+        read["region_difference"] = measuring.call("pipeline_loaders", "region_difference", task).found
     return rows, read
 
 
@@ -138,6 +139,7 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
                 "workers": count,
                 "images_per_second": measuring.spread([row["images_per_second"] for row in own]),
                 "ratio": measuring.spread(quotients) if quotients and name not in OF_OURS else None,
+                "cpu_ms_per_image": measuring.spread([row["cpu_ms_per_image"] for row in own]),
                 "peak_memory_gib": measuring.spread([row["peak_memory_gib"] for row in own]),
                 "version": own[0]["version"],
             }
@@ -166,7 +168,7 @@ def table(summary: Sequence[Row]) -> str:
     heads = ["images", "loader"]
     for count in workers:
         heads += [f"images/s, {count} worker{'s' * (count > 1)}", "alexnet_dist is faster by"]
-    heads += ["peak memory, GiB", "version"]
+    heads += ["CPU ms an image", "peak memory, GiB", "version"]
     lines = []
     for images, name in dict.fromkeys((row["of"], row["name"]) for row in summary):
         cells: list[object] = [IMAGES[images], CONTENDERS[name].label]
@@ -176,6 +178,7 @@ def table(summary: Sequence[Row]) -> str:
             cells.append(measuring.ranged(row["images_per_second"], "{:,.0f}") if row else "")
             cells.append(measuring.ranged(row["ratio"], "{:.2f}") if row and row["ratio"] else "")
         last = own[max(own)]
+        cells.append(f"{last['cpu_ms_per_image']['median']:.2f}")
         lines.append([*cells, f"{last['peak_memory_gib']['median']:.2f}", last["version"]])
     return measuring.table(heads, lines)
 

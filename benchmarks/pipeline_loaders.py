@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
@@ -48,7 +49,6 @@ STREAM = 100_000  # images of an epoch: a smaller folder is repeated, so that no
 SCALE = (0.08, 1.0)
 STORED_SIZE = 256
 SHARDS = 8  # tars of webdataset: a multiple of the workers
-WARM_UP = 12  # batches: more than all loaders prepare ahead
 
 
 @dataclass(frozen=True)
@@ -382,12 +382,12 @@ def run(name: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
     task = _task(values)
     batches = CONTENDERS[name].batches(task)
     shapes = (task.batch_size, 3, task.size, task.size), (task.batch_size, task.size, task.size, 3)
-    for _ in range(WARM_UP):
+    for _ in range(2 * task.workers + 4):  # more batches than a loader prepares ahead
         batch = next(batches)
         assert tuple(batch.shape) in shapes, f"{name} returns batches of shape {tuple(batch.shape)}"
         assert str(batch.dtype).endswith("uint8"), f"{name} returns {batch.dtype}"
         del batch  # as a training loop would
-    began, loaded = time.perf_counter(), 0
+    began, used, loaded = time.perf_counter(), _cpu_seconds(), 0
     while (elapsed := time.perf_counter() - began) < seconds:
         next(batches)
         loaded += task.batch_size
@@ -395,8 +395,15 @@ def run(name: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
         "images": loaded,
         "seconds": elapsed,
         "images_per_second": loaded / elapsed,
+        "cpu_ms_per_image": 1000 * (_cpu_seconds() - used) / loaded,
         "version": importlib.metadata.version(CONTENDERS[name].distribution),
     }
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time of this process and its workers, which other programs on the machine hardly change."""
+    own = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (own, *own.children(recursive=True)))
 
 
 def _task(values: dict[str, Any]) -> Task:
