@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Most tests wait: for processes to start, or to notice that another is gone. So several files run beside each other.
 BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install train test test-fast test-long test-services check format bench clean
+.PHONY: help install train test test-fast test-long test-services check format bench bench-pipeline clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -48,8 +48,16 @@ format: install ## Rewrite the code in the house's format
 bench: .venv/bench ## Compare images per second with other training loops on this machine; BENCH="--rounds 1" for flags
 	$(BIN)/python benchmarks/throughput.py $(BENCH)
 
+bench-pipeline: .venv/pipeline ## Compare loaders on the JPEGs of a folder of class folders: PHOTOS=folder BENCH="--rounds 1"
+	@test -n "$(PHOTOS)" || { echo "error: name a folder of class folders of JPEGs by make bench-pipeline PHOTOS=..." >&2; exit 2; }
+	$(BIN)/python benchmarks/pipeline.py "$(PHOTOS)" $(BENCH)
+
 .venv/bench: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+.venv/pipeline: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pipeline]'
 	@touch $@
 
 .venv/browser: .venv/installed

@@ -76,7 +76,8 @@ class Photographs:
         self.rows = np.asarray(np.memmap(folder / ROWS, ROW, mode="r")) if rows is None else rows
         with (folder / PLACES).open("rb") as file:
             self._places = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._pixels = np.asarray(np.memmap(folder / CONTENTS, np.uint8, mode="r")) if store == "pixels" else None
+        self._contents = str(folder / CONTENTS)
+        self._pixels = np.asarray(np.memmap(self._contents, np.uint8, mode="r")) if store == "pixels" else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -135,8 +136,11 @@ class Photographs:
         """Return an original's bytes, from its own file or from `contents.bin`, and its place for error messages."""
         path, where = self._place(place)
         try:
-            with open(path, "rb", buffering=0) if path else (self.folder / CONTENTS).open("rb", buffering=0) as file:  # noqa: PTH123 - a Path costs 5 microseconds
-                content = os.pread(file.fileno(), length, offset)
+            file = os.open(path or self._contents, os.O_RDONLY)  # a file object costs 30 microseconds more
+            try:
+                content = os.pread(file, length, offset)
+            finally:
+                os.close(file)
         except OSError as error:
             raise UserError(f"{where} cannot be read: {error.strerror}") from None
         if len(content) < length:
