@@ -1011,8 +1011,8 @@ MUTATIONS = [
         "P11",
         "nobody is told that images are held out",
         "data/load.py: load",
-        "logger.warning(\"%s HAS NO EVALUATION SPLIT",
-        "logger.debug(\"%s HAS NO EVALUATION SPLIT",
+        'logger.warning("%s HAS NO EVALUATION SPLIT',
+        'logger.debug("%s HAS NO EVALUATION SPLIT',
         "unit/data/test_load.py::test_without_evaluation_split_a_tenth_is_held_out_loudly",
     ),
 ]

@@ -30,15 +30,8 @@ def cache_place(config: DataConfig, environment: Mapping[str, str]) -> Path:
 
 def options_of(config: DataConfig, environment: Mapping[str, str]) -> SourceOptions:
     """Return the options of a configuration that name parts of a source."""
-    return SourceOptions(
-        cache=cache_place(config, environment),
-        config=config.config,
-        revision=config.revision,
-        train_split=config.train_split,
-        eval_split=config.eval_split,
-        image_column=config.image_column,
-        label_column=config.label_column,
-    )
+    named = {name: getattr(config, name) for name in SourceOptions.__dataclass_fields__ if name != "cache"}
+    return SourceOptions(cache=cache_place(config, environment), **named)
 
 
 def folder_of(cache: Path, key: str, name: str) -> Path:
