@@ -164,7 +164,7 @@ def test_without_evaluation_split_a_tenth_is_held_out(tmp_path, caplog, capsys):
     found = summary(folder)
     assert (found["num_train_images"], found["num_eval_images"]) == (54, 6)
     assert "HAS NO EVALUATION SPLIT" in caplog.text
-    assert "held-out" in capsys.readouterr().err
+    assert "54 training and 6 held-out images" in capsys.readouterr().out
     assert records(folder)[-1]["val/num_images"] == 6
 
 
