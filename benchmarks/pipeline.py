@@ -39,7 +39,8 @@ OF_OURS = (OURS, "region")  # contenders that are no peers
 NOTES = (
     "* CPU time and memory are those of all processes of a loader together, at the larger number of workers.",
     "* Each library crops and resizes with its own code; pixels differ between them by rounding or more.",
-    "* FFCV reads the same JPEGs from its own file; its own writer encodes them anew, with quality 90.",
+    "* FFCV reads the same JPEGs from its own file (its own writer encodes them anew, with quality 90). It decodes with"
+    " libjpeg's fast, less exact DCT.",
     "* timm normalises on the device, which is left out here.",
 )
 
