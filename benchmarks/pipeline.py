@@ -246,7 +246,7 @@ def draw(summary: Sequence[Row], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     counts = " and ".join(f"{count} worker{'s' * (count > 1)}" for count in workers)
     paler = " (paler: fewer)" * (len(workers) > 1)
-    panels[-1].set_xlabel(f"images per second, {counts}{paler}; median and range of rounds")
+    figure.supxlabel(f"images per second, {counts}{paler}; median and range of rounds", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
