@@ -39,7 +39,8 @@ OF_OURS = (OURS, "region")  # contenders that are no peers
 NOTES = (
     "* CPU time and memory are those of all processes of a loader together, at the larger number of workers.",
     "* Each library crops and resizes with its own code; pixels differ between them by rounding or more.",
-    "* FFCV reads the same JPEGs from its own file; its own writer encodes them anew, with quality 90.",
+    "* FFCV reads the same JPEGs from its own file, where its own writer encodes them anew, with quality 90.",
+    "* FFCV decodes by libjpeg-turbo's fast DCT, which is less exact; the others use the exact one.",
     "* timm normalises on the device, which is left out here.",
 )
 
@@ -239,12 +240,13 @@ def draw(summary: Sequence[Row], path: Path) -> None:
             )
             axes.text(rate["most"], position, f"  {rate['median']:,.0f}", va="center", fontsize=8)
             longest = max(longest, rate["most"])
-        axes.set_yticks(range(len(names[images])), [CONTENDERS[name].label for name in names[images]])
+        axes.set_yticks(range(len(names[images])), [CONTENDERS[name].label.replace("`", "") for name in names[images]])
         axes.set(title=IMAGES[images], xlim=(0, 1.15 * longest))
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
     counts = " and ".join(f"{count} worker{'s' * (count > 1)}" for count in workers)
-    panels[-1].set_xlabel(f"images per second with {counts} (paler: fewer), median and range of the rounds")
+    paler = " (paler: fewer)" * (len(workers) > 1)
+    figure.supxlabel(f"images per second, {counts}{paler}; median and range of rounds", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
