@@ -73,7 +73,7 @@ class DataConfig:
     limit: int | None = None
     """Use only this many images of each split, chosen by a fixed hash: for debugging."""
     val_fraction: float = 0.0
-    """Evaluate on this share of the training images, held out by a fixed hash; the test split then stays unread."""
+    """Evaluate on this share of the training images, held out by a fixed hash, and not on the test split."""
     augment: bool = True
     """Random crop (shift by up to 1/8, or random resized crop), flip every second epoch (never digits), cutout."""
     cutout: float = 0.25

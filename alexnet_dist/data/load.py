@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,8 +96,11 @@ def _prepared(name: str, options: SourceOptions, config: DataConfig) -> ImageDat
         listing = listing or find.list_images(name, options, os.environ)
         if _wants_array(config) and (data := _as_array(listing, config)):
             cache.write(folder, data)
-            return cache.read(folder, title, verify=False) or data
-        return _as_photographs(listing, folder, config)
+            data = cache.read(folder, title, verify=False) or data
+        else:
+            data = _as_photographs(listing, folder, config)
+        shutil.rmtree(options.cache / "arrow" / key[:16], ignore_errors=True)  # of parquet files: all is copied by now
+        return data
 
 
 def _wants_array(config: DataConfig) -> bool:

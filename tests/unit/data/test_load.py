@@ -544,3 +544,13 @@ def test_real_cifar10(load, monkeypatch):
         np.testing.assert_array_equal(loaded.train.images[index].transpose(1, 2, 0), pixels)
     monkeypatch.setattr(LOADING, "decode_all", undecodable)
     assert load(folder).fingerprint == loaded.fingerprint
+
+
+@pytest.mark.parametrize("side", [4, 300])
+def test_parquet_files_are_copied_once(tmp_path, load, side):
+    """`datasets` makes a copy of its own on the way, which would stay."""
+    folder = hub_folder(tmp_path / "pets", train=pets(pngs(2, (side, side))), test=pets(pngs(2, (side, side))))
+    first = load(folder)
+    assert [path for path in (tmp_path / "cache/arrow").rglob("*") if path.is_file()] == []
+    assert load(folder).fingerprint == first.fingerprint
+    assert load(folder).train.picture(1).shape[0] == min(side, 256)
