@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -103,20 +104,26 @@ def data_set(config: DataConfig, environment: Mapping[str, str]) -> CheckResult:
 
 
 def _local_data(name: str, options: SourceOptions, environment: Mapping[str, str]) -> CheckResult:
-    """Check that a folder or an archive can be listed, by the code of the run."""
+    """Check that a folder or an archive is prepared, or can be listed by the code of the run."""
+
+    def look() -> CheckResult:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # for copies of parquet files
+            elsewhere = replace(options, cache=Path(scratch))
+            key = find.cheap_key(name, options)
+            listing = None if key else find.list_images(name, elsewhere, environment)
+            folder = find.folder_of(options.cache, key or (listing.key if listing else ""), Path(name).resolve().name)
+            if find.is_prepared(folder):
+                return ok("data", f"{name}: prepared already")
+            listing = listing or find.list_images(name, elsewhere, environment)
+        evaluated = f"{len(listing.test)} {listing.evaluated_on}" if listing.test else "held-out"
+        return ok("data", f"{name}: {len(listing.train)} training and {evaluated} images, prepared at the start")
+
     try:
-        listing = within(LISTING_SECONDS, lambda: find.list_images(name, options, environment))
+        return within(LISTING_SECONDS, look)
     except TimeoutError:
         return ok("data", f"{name}: not listed within {LISTING_SECONDS:.0f} s; the run does it at its start")
     except UserError as refusal:
         return error("data", str(refusal))
-    when = (
-        "prepared already"
-        if find.is_prepared(find.folder_of(options.cache, listing.key, Path(name).resolve().name))
-        else "prepared at the start"
-    )
-    evaluated = f"{len(listing.test)} {listing.evaluated_on}" if listing.test else "held-out"
-    return ok("data", f"{name}: {len(listing.train)} training and {evaluated} images, {when}")
 
 
 def _hub_data(config: DataConfig, options: SourceOptions, environment: Mapping[str, str]) -> CheckResult:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from image_sets import hub_folder, pets, pngs
 from preflight import assert_says
 from ranks import free_port
 
@@ -77,13 +78,20 @@ def test_images_that_are_not_there(tmp_path, image_folder):
     ]:
         assert_says(checks_storage.data_set(parse(["--data.dataset", name]).data, {}), "error", fragment)
     folder = str(image_folder())
-    found = f"{folder}: 8 training and 8 test images, prepared"
-    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, {}), "ok", f"{found} at the start")
+    found = f"{folder}: 8 training and 8 test images, prepared at the start"
+    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, {}), "ok", found)
     load(parse(["--data.dataset", folder, "--data.batch-size", "4"]).data)
-    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, os.environ), "ok", f"{found} already")
+    assert_says(checks_storage.data_set(parse(["--data.dataset", folder]).data, os.environ), "ok", "prepared already")
     (tmp_path / "file").write_text("")
     blocked = parse(["--data.dataset", folder, "--data.cache-dir", "file"]).data
     assert_says(checks_storage.data_set(blocked, {}), "error", "give --data.cache-dir")
+
+
+def test_a_look_at_parquet_files_leaves_no_copy_of_them(tmp_path):
+    folder = hub_folder(tmp_path / "pets", train=pets(pngs(4)), test=pets(pngs(2)))
+    data = parse(["--data.dataset", str(folder), "--data.cache-dir", str(tmp_path / "cache")]).data
+    assert_says(checks_storage.data_set(data, {}), "ok", "4 training and 2 test images, prepared at the start")
+    assert not list((tmp_path / "cache").rglob("*"))
 
 
 def test_digits_without_scikit_learn(monkeypatch):
