@@ -222,7 +222,7 @@ def test_the_preflight_lets_no_host_begin_where_one_could_not(tmp_path):
 def test_a_new_size_that_does_not_divide_the_batch_is_refused_once(tmp_path):
     """Two hosts train, a third comes: 16 images do not divide by 3. All end, and nobody tries again and again."""
     with Network(3) as network:
-        cluster = Cluster(network, tmp_path, *elastic(), nodes="1:3", MAX_RESTARTS="5", CHAOS_SLOW_STEP="0.1")
+        cluster = Cluster(network, tmp_path, *elastic(), nodes="1:3", MAX_RESTARTS="5", CHAOS_SLOW_STEP="0.4")
         cluster.start(0, 1)
         cluster.until(lambda: len(cluster.steps(world=2)) >= 6, alive=(0, 1))
         cluster.start(2)
