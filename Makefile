@@ -24,7 +24,7 @@ install: .venv/installed ## Make .venv with the package and its development tool
 train: install ## Train a first network: CIFAR-10, or scikit-learn's digits where the Hub cannot be reached
 	launch/node.sh --config recipes/first-run.yaml
 
-test-fast: install ## Run the tests of single modules, less than 90 seconds on two idle cores
+test-fast: install ## Run the tests of single modules, about two minutes on two cores
 	$(BIN)/pytest $(BESIDE) tests/unit
 
 test: install ## Run the tests (no network, no GPU)
