@@ -207,11 +207,13 @@ def _as_photographs(listing: Listing, folder: Path, config: DataConfig) -> Image
     if isinstance(train, ArrayImages) or isinstance(test, ArrayImages):
         raise UserError(f"{listing.name} is an array of images: leave --data.fit and --data.store out")
     splits = [images for images in (train, test) if images is not None]
-    threads, wanted = threads_of(config), config.store if config.store != "array" else "auto"
-    store, reason = photographs.choose(wanted, splits, _photo_folder(folder, "pixels", config), config.stored_size)
+    assert config.store != "array"
+    store, reason = photographs.choose(
+        config.store, splits, _photo_folder(folder, "pixels", config), config.stored_size
+    )
     place = _photo_folder(folder, store, config)
     found = photographs.prepare(
-        train, test, listing.class_names, place, store=store, stored_size=config.stored_size, threads=threads
+        train, test, listing.class_names, place, store=store, stored_size=config.stored_size, threads=threads_of(config)
     )
     told = {"evaluated_on": listing.evaluated_on, "notes": [*listing.notes, reason]}
     atomic_files.write_text(place / LISTING, json.dumps(told))

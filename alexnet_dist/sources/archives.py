@@ -27,7 +27,7 @@ class ZipImages(EncodedImages):
     """Images within a zip file; nothing is extracted, so that a name such as ../x leads nowhere.
 
     Args:
-        archive: open for reading; one thread at a time inflates.
+        archive: open for reading; one thread at a time reads: zipfile counts its open members without a lock.
         members: their names in the archive.
         labels: (N,) int64.
     """
