@@ -273,7 +273,7 @@ MUTATIONS = [
         "R14 race",
         "every process decodes",
         "data/load.py: _prepared",
-        "if (data := _opened(folder, title, config)) is not None:",
+        "if (data := _opened(folder, source.name, config)) is not None:",
         "if (data := None) is not None:",
         "ranks/test_cache.py::test_of_two_processes_one_decodes",
     ),

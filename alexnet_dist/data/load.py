@@ -21,7 +21,7 @@ from alexnet_dist.data.decode import SizesDifferError, decode_all, header
 from alexnet_dist.data.image_data import ImageData, Split, assemble, divided, fingerprint, statistics
 from alexnet_dist.data.photographs import Photographs, PhotoSet
 from alexnet_dist.errors import UserError
-from alexnet_dist.sources import ArrayImages, EncodedImages, HubUnreachableError, Listing, SourceOptions, find
+from alexnet_dist.sources import ArrayImages, EncodedImages, HubUnreachableError, Listing, SourceOptions, find, hub
 
 logger = logging.getLogger(__name__)
 
@@ -81,25 +81,19 @@ def _prepared(name: str, options: SourceOptions, config: DataConfig) -> ImageDat
 
     One process of a node prepares at a time; the others wait, however long.
     """
-    listing, key = None, find.cheap_key(name, options)
-    if key is None:
-        listing = find.list_images(name, options, os.environ)
-        key = listing.key
-    title = listing.name if listing else find.hub_id(name) or Path(name).resolve().name
-    if find.is_local(name):
-        title = Path(name).resolve().name
-    folder = find.folder_of(options.cache, key, title)
+    source = find.locate(name, options, os.environ)
+    folder = find.folder_of(options.cache, source.key, source.name)
     options.cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if (data := _opened(folder, title, config)) is not None:
+        if (data := _opened(folder, source.name, config)) is not None:
             return data
-        listing = listing or find.list_images(name, options, os.environ)
+        listing = replace(source.listing(), name=source.name)
         if _wants_array(config) and (data := _as_array(listing, config)):
             cache.write(folder, data)
-            data = cache.read(folder, title, verify=False) or data
+            data = cache.read(folder, source.name, verify=False) or data
         else:
             data = _as_photographs(listing, folder, config)
-        shutil.rmtree(options.cache / "arrow" / key[:16], ignore_errors=True)  # of parquet files: all is copied by now
+        shutil.rmtree(hub.arrow_copy(options, source.key), ignore_errors=True)  # all is copied by now
         return data
 
 

@@ -108,13 +108,10 @@ def _local_data(name: str, options: SourceOptions, environment: Mapping[str, str
 
     def look() -> CheckResult:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # for copies of parquet files
-            elsewhere = replace(options, cache=Path(scratch))
-            key = find.cheap_key(name, options)
-            listing = None if key else find.list_images(name, elsewhere, environment)
-            folder = find.folder_of(options.cache, key or (listing.key if listing else ""), Path(name).resolve().name)
-            if find.is_prepared(folder):
+            source = find.locate(name, replace(options, cache=Path(scratch)), environment)
+            if find.is_prepared(find.folder_of(options.cache, source.key, source.name)):
                 return ok("data", f"{name}: prepared already")
-            listing = listing or find.list_images(name, elsewhere, environment)
+            listing = source.listing()
         evaluated = f"{len(listing.test)} {listing.evaluated_on}" if listing.test else "held-out"
         return ok("data", f"{name}: {len(listing.train)} training and {evaluated} images, prepared at the start")
 

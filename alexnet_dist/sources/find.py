@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from alexnet_dist.config import DataConfig
 from alexnet_dist.errors import UserError
@@ -62,8 +63,20 @@ def hub_id(name: str) -> str | None:
     return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
 
 
-def list_images(dataset: str, options: SourceOptions, environment: Mapping[str, str]) -> Listing:
-    """Return what `--data.dataset` holds; no image is decoded.
+class Source(NamedTuple):
+    """A data set that was found, and how it is listed."""
+
+    name: str
+    """Of the data set: a folder's or a file's name, a Hub id."""
+    key: str
+    """`Listing.key`. Of tars, parquet files and Hub sets it is known before they are listed, which takes longer: 40 us
+    for each member of a tar."""
+    listing: Callable[[], Listing]
+    """Returns what it holds; no image is decoded. Raises a UserError if it cannot be listed."""
+
+
+def locate(dataset: str, options: SourceOptions, environment: Mapping[str, str]) -> Source:
+    """Return what `--data.dataset` stands for; a folder is walked once.
 
     Args:
         dataset: a folder, an archive (.zip, .tar, .npz), cifar10, or a Hub id.
@@ -76,23 +89,39 @@ def list_images(dataset: str, options: SourceOptions, environment: Mapping[str, 
     if is_local(dataset):
         if options.revision:
             logger.warning("--data.revision is ignored: %s does not come from the Hub", printable(dataset))
-        return _list_folder(dataset, options) if is_folder(dataset) else _list_file(dataset, options)
+        return (
+            _locate_folder(dataset, options) if is_folder(dataset) else _listed(_list_file(dataset, options), dataset)
+        )
     if (name := hub_id(dataset)) is None:
         known = "cifar10, digits, synthetic, a folder that exists, a .zip, .tar or .npz, or a Hub id (owner/name)"
         raise UserError(f"--data.dataset {dataset}: not {known}")
-    return hub.list_hub(name, options, environment)
+    return Source(name, hub.hub_key(name, options), partial(hub.list_hub, name, options, environment))
 
 
-def _list_folder(path: str, options: SourceOptions) -> Listing:
-    """Return what a folder holds: parquet files, tars, or class folders of images."""
+def list_images(dataset: str, options: SourceOptions, environment: Mapping[str, str]) -> Listing:
+    """Return what `--data.dataset` holds. Arguments and errors as of `locate`."""
+    return locate(dataset, options, environment).listing()
+
+
+def _locate_folder(path: str, options: SourceOptions) -> Source:
+    """Return a folder of parquet files, of tars, or of class folders of images."""
     root = os.path.realpath(path)
     tree = scan(root)
     tables, shards = _telling(tree)
-    if tables:
-        return hub.list_local(root, tables, options)
-    if shards:
-        return tars.list_tars(root, shards, options)
-    return list_tree(tree, Place(root), options, partial(image_files, root))
+    if not (tables or shards):
+        return _listed(list_tree(tree, Place(root), options, partial(image_files, root)), path)
+    read = partial(hub.list_local, root, tables, options) if tables else partial(tars.list_tars, root, shards, options)
+    return Source(_name(path), key_of(tables or shards, options), read)
+
+
+def _listed(listing: Listing, path: str) -> Source:
+    """Return a local source that had to be listed for its key."""
+    return Source(_name(path), listing.key, lambda: listing)
+
+
+def _name(path: str) -> str:
+    """Return the name of a folder or file, links followed, fit to print."""
+    return printable(os.path.basename(os.path.realpath(path)))  # noqa: PTH119
 
 
 def _telling(tree: Folder) -> tuple[list[File], list[File]]:
@@ -101,20 +130,6 @@ def _telling(tree: Folder) -> tuple[list[File], list[File]]:
     has_tables = any(file.path.endswith(".parquet") or file.path in SAVED_TO_DISK for file in files)
     copied = [file for file in files if file.path.endswith((".parquet", ".arrow", "README.md", ".json"))]
     return copied if has_tables else [], [file for file in files if file.path.endswith(".tar")]
-
-
-def cheap_key(dataset: str, options: SourceOptions) -> str | None:
-    """Return `Listing.key` of tars, parquet files and Hub sets without listing them; None for all else.
-
-    Listing takes 40 us for each member of a tar, and each column of labels is read; of class folders and archives the
-    listing is as cheap as the key.
-    """
-    if not is_local(dataset):
-        return hub.hub_key(name, options) if (name := hub_id(dataset)) else None
-    if not is_folder(dataset):
-        return None
-    tables, shards = _telling(scan(os.path.realpath(dataset)))
-    return key_of(tables or shards, options) if tables or shards else None
 
 
 def _list_file(path: str, options: SourceOptions) -> Listing:

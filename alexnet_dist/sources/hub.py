@@ -189,7 +189,7 @@ def list_local(folder: str, files: Sequence[File], options: SourceOptions) -> Li
                 found = found if isinstance(found, dict) else {"train": found}
             else:
                 tables = [file.path for file in files if file.path.endswith(".parquet")]
-                found = _local_splits(folder, tables, options, str(options.cache / "arrow" / key[:16]))
+                found = _local_splits(folder, tables, options, str(arrow_copy(options, key)))
         except Exception as error:  # noqa: BLE001 - Arrow, YAML and each reader have errors of their own
             fault = _parquet_fault(folder, files) or _explained(error)
             raise UserError(f"{source}: {fault}") from None
@@ -197,6 +197,11 @@ def list_local(folder: str, files: Sequence[File], options: SourceOptions) -> Li
         both = f"parquet files ({files[0].path}) and image files"
         raise UserError(f"{source}: holds {both}: give the folder of one of them as --data.dataset")
     return list_tables(found, folder, key, options, [])
+
+
+def arrow_copy(options: SourceOptions, key: str) -> Path:
+    """Return the folder of the copy that `datasets` makes of local parquet files, needed until images are prepared."""
+    return options.cache / "arrow" / key[:16]
 
 
 def _local_splits(folder: str, tables: Sequence[str], options: SourceOptions, cache: str) -> Any:  # noqa: ANN401

@@ -23,7 +23,7 @@ from PIL import Image
 from alexnet_dist.config import DataConfig
 from alexnet_dist.data import cache as data_cache
 from alexnet_dist.data import load as load_data
-from alexnet_dist.sources import ArrayImages, Listing, find
+from alexnet_dist.sources import ArrayImages, Listing, hub
 
 # what damaged files provoke from Pillow beside the error; the package's own warnings stay visible
 pytestmark = [
@@ -237,11 +237,11 @@ def test_a_hub_data_set_is_cached_by_revision(load, monkeypatch):
     def listed(name, options, _):
         asked.append((name, options.revision))
         images = ArrayImages(random_images(2, seed=len(asked)), np.array([0, 1]))
-        return Listing(name, ("cat", "dog"), images, images, "test", find.cheap_key(name, options))
+        return Listing(name, ("cat", "dog"), images, images, "test", hub.hub_key(name, options))
 
-    monkeypatch.setattr(find, "list_images", listed)
+    monkeypatch.setattr(hub, "list_hub", listed)
     first, pinned, again = load("cifar10"), load("cifar10", revision="abc"), load("cifar10")
-    assert asked == [("cifar10", None), ("cifar10", "abc")]
+    assert asked == [("uoft-cs/cifar10", None), ("uoft-cs/cifar10", "abc")]
     assert_equal_data(first, again)
     assert pinned.fingerprint != first.fingerprint
     assert isinstance(again.train.images, np.memmap)

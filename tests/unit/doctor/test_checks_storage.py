@@ -16,7 +16,7 @@ from ranks import free_port
 from alexnet_dist.config import Config, parse
 from alexnet_dist.data import ImageData, load
 from alexnet_dist.doctor import checks_storage
-from alexnet_dist.sources import ArrayImages, Listing, find, hub
+from alexnet_dist.sources import ArrayImages, Listing, hub
 
 
 def test_a_run_folder_that_is_a_file_or_below_one(tmp_path):
@@ -118,9 +118,9 @@ def test_a_hub_that_cannot_be_reached(web, taken):
 def test_images_that_were_decoded_before_are_found_where_the_run_finds_them(monkeypatch, revision):
     def listed(name, options, _):
         images = ArrayImages(np.zeros((300, 8, 8), np.uint8), np.arange(300) % 2)
-        return Listing(name, ("cat", "dog"), images, images, "test", find.cheap_key(name, options))
+        return Listing(name, ("cat", "dog"), images, images, "test", hub.hub_key(name, options))
 
-    monkeypatch.setattr(find, "list_images", listed)
+    monkeypatch.setattr(hub, "list_hub", listed)
     config = parse(["--data.revision", revision] if revision else []).data
     assert_says(checks_storage.data_set(config, os.environ), "error", "not here")
     assert isinstance(load(config), ImageData)

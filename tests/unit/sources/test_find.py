@@ -9,7 +9,7 @@ from class_folders import classes, listed, plant
 from image_sets import hub_folder, pets, pngs
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.sources import HubUnreachableError, SourceOptions, find, hub
+from alexnet_dist.sources import HubUnreachableError, SourceOptions, find, hub, tars
 from alexnet_dist.sources.find import cache_place, hub_id, is_folder, is_local
 
 
@@ -82,18 +82,30 @@ def test_a_relative_path(tmp_path, monkeypatch):
     assert found.train.read(0)
 
 
-def test_a_key_without_a_listing_is_that_of_the_listing(tmp_path):
+def test_a_key_without_a_listing_is_that_of_the_listing(tmp_path, monkeypatch):
     parquet = hub_folder(tmp_path / "parquet", train=pets(pngs(4)), test=pets(pngs(2)))
     (parquet / "README.md").write_text("a card\n")
     tar = stand_ins.make(next(each for each in stand_ins.ALL if each.layout == "wds"), tmp_path)
     for place in (parquet, tar):
         for options in ({}, {"eval_split": "test"}):
             named = SourceOptions(cache=tmp_path / "cache", **options)
-            assert find.cheap_key(str(place), named) == listed(place, tmp_path / "cache", **options).key
-    plain = SourceOptions(cache=tmp_path)
-    assert find.cheap_key("cifar10", plain) == hub.hub_key("uoft-cs/cifar10", plain)
-    assert find.cheap_key(str(plant(tmp_path / "set", *classes("train", "ab"))), plain) is None
-    assert find.cheap_key("nowhere", plain) is None
+            assert find.locate(str(place), named, {}).key == listed(place, tmp_path / "cache", **options).key
+    monkeypatch.setattr(hub, "list_local", unlisted)
+    monkeypatch.setattr(tars, "list_tars", unlisted)
+    for place in (parquet, tar):
+        assert find.locate(str(place), SourceOptions(cache=tmp_path), {}).name == place.name
+    assert find.locate("cifar10", SourceOptions(cache=tmp_path), {}).name == "uoft-cs/cifar10"
+
+
+def unlisted(*_):
+    raise AssertionError("listed before it was asked for")
+
+
+def test_a_folder_is_walked_once(tmp_path, monkeypatch):
+    walked, scan = [], find.scan
+    monkeypatch.setattr(find, "scan", lambda root: walked.append(root) or scan(root))
+    listed(plant(tmp_path / "set", *classes("train", "ab"), *classes("test", "ab")), tmp_path / "cache")
+    assert len(walked) == 1
 
 
 def test_data_sets_without_files():
