@@ -97,11 +97,6 @@ class Photographs:
         """(N,) int32, of the pictures that `picture` returns, memory-mapped."""
         return self.rows["width"]
 
-    @property
-    def nbytes_per_image(self) -> int:
-        """Bytes of the index that an image takes in memory."""
-        return ROW.itemsize
-
     def take(self, chosen: npt.NDArray[Any]) -> "Photographs":
         """Return the images at these positions, (K,) integers, or (N,) bool: rows are copied, contents are not."""
         return Photographs(self.folder, self.store, self.stored_size, self.rows[chosen])

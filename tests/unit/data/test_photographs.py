@@ -145,7 +145,7 @@ def test_many_threads_may_read_at_once(tmp_path):
 
 def test_an_index_row_takes_40_bytes(tmp_path):
     photos = prepared(tmp_path, InMemory(contents(3))).train
-    assert photos.nbytes_per_image == 40
+    assert photos.rows.itemsize == 40
     assert (photos.folder / "rows.bin").stat().st_size == 3 * 40
 
 
