@@ -7,8 +7,8 @@ first used, as they import torch.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet_dist.commands.load import load
     from alexnet_dist.commands.train import train
+    from alexnet_dist.training.classifier import load
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "load", "train"]
@@ -16,7 +16,7 @@ __all__ = ["__version__", "load", "train"]
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
     if name == "load":
-        from alexnet_dist.commands.load import load
+        from alexnet_dist.training.classifier import load
 
         return load
     if name == "train":

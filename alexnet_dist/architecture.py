@@ -18,3 +18,12 @@ NUM_PARAMETERS = 57_044_810
 IMAGENET_CLASSES = 1000
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per channel, in [0, 1]: what `AlexNet_Weights.IMAGENET1K_V1.transforms()` subtracts and divides by."""
+LAYERS = {
+    "conv1": "features.0", "relu1": "features.1", "pool1": "features.2",
+    "conv2": "features.3", "relu2": "features.4", "pool2": "features.5",
+    "conv3": "features.6", "relu3": "features.7",
+    "conv4": "features.8", "relu4": "features.9",
+    "conv5": "features.10", "relu5": "features.11", "pool5": "features.12", "avgpool": "avgpool",
+    "fc6": "classifier.1", "relu6": "classifier.2", "fc7": "classifier.4", "relu7": "classifier.5", "logits": HEAD,
+}  # fmt: skip
+"""The layers by the names of Krizhevsky et al. 2012, with torchvision's, in the order of the forward pass."""

@@ -113,6 +113,22 @@ def evaluation_view(picture: Images, size: int) -> torch.Tensor:
     return resized[:, top : top + size, left : left + size]
 
 
+def central_square(picture: Images, size: int) -> torch.Tensor:
+    """Return a picture's largest central square, resized: what a network of small images is shown of a photograph.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        size: S, the side of the result in pixels.
+
+    Returns:
+        (3, S, S) uint8; the picture itself, as a view, if it has this size.
+    """
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return _resized(picture[top : top + side, left : left + side], size, size)
+
+
 def shrunk(picture: Images, short_side: int) -> Images:
     """Return a picture with its short side resized to this many pixels, as v2 `resize` does; itself if it has no more.
 

@@ -11,11 +11,12 @@ import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from alexnet_dist.data.image_data import Images
 from alexnet_dist.errors import UserError, first_line
@@ -25,6 +26,9 @@ try:
     import simplejpeg
 except ImportError:  # no wheel for this machine
     simplejpeg = None
+
+Picture = str | Path | Image.Image | Images
+"""A file, or an image of Pillow's, or (H, W, 3) uint8, RGB."""
 
 CONVERTIBLE_MODES = {"RGB", "L", "RGBA", "P", "CMYK", "1", "LA", "YCbCr"}  # at most 8 bits a channel: more is clipped
 PNG_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
@@ -99,6 +103,25 @@ def pixels(content: bytes, where: str, head: Header) -> Images:
         with contextlib.suppress(ValueError):  # a warning of libjpeg's: Pillow decides if the file is damaged
             return upright(simplejpeg.decode_jpeg(content), head.orientation)
     return upright(_by_pillow(content, where), head.orientation)
+
+
+def picture(source: Picture) -> Images:
+    """Return the pixels of a file, of an image of Pillow's, or of an array, (H, W, 3) uint8, RGB, upright.
+
+    Raises:
+        UserError: a file cannot be read, or is no image.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise UserError(f"an array of pixels must be (H, W, 3) uint8, not {source.shape} {source.dtype}")
+        return source
+    if isinstance(source, Image.Image):
+        return np.array(ImageOps.exif_transpose(source).convert("RGB"))
+    try:
+        content = Path(source).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UserError(f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return pixels(content, str(source), header(content, str(source)))
 
 
 def upright(picture: Images, orientation: int) -> Images:

@@ -52,14 +52,16 @@ class InputSpec:
         return self.stored_size if self.fit == "enlarge" and self.stored_size else self.image_size
 
     def fitted(self, picture: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Return a photograph as the loader gives it to `Inputs` in evaluation.
+        """Return a picture of any size as the loader gives images to `Inputs` in evaluation.
 
         Args:
             picture: (H, W, 3) uint8, RGB, EXIF orientation applied.
 
         Returns:
-            (3, S, S) uint8.
+            (3, S, S) uint8, S `loaded_size`.
         """
+        if self.fit == "enlarge":
+            return crops.central_square(picture, self.loaded_size)
         stored = picture if self.stored_size is None else crops.shrunk(picture, self.stored_size)
         return crops.evaluation_view(stored, self.image_size)
 

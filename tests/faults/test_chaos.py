@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 
 import pytest
 from chaos import ACCELERATE, BATCHES, PHASES, Trial, port
+from photos import photo_folder
 from tiny import equal, losses, records, summary, weights, without_clocks
 
 TORCHRUN = "torchrun --nproc-per-node 2 --rdzv-backend c10d --monitor-interval 0.1 --max-restarts 40".split()
@@ -127,6 +128,23 @@ def test_twenty_kills_in_one_launch(tmp_path, undisturbed):
 def test_torchrun_brings_a_run_back_too(tmp_path, undisturbed):
     plan = [("step", (0,)), ("evaluate", (1,)), ("save", (0, 1))]
     chaos(tmp_path, undisturbed, plan, "--epochs", "14", epochs=14, launcher=TORCHRUN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["pixels", "encoded"])
+def test_ten_kills_of_two_ranks_that_train_on_photographs(tmp_path, store):
+    """The killed run prepares its photographs itself, so that a kill may hit that too."""
+    photo_folder(tmp_path / "photos", train=163, test=40, sides=(60, 130))
+    flags = ["--data.dataset", str(tmp_path / "photos"), "--data.store", store, "--data.stored-size", "72"]
+    flags += ["--data.crop-scale", "0.25", "--epochs", "8"]
+    of_run = [[*flags, "--data.cache-dir", str(tmp_path / f"cache {name}")] for name in ("undisturbed", "killed")]
+    undisturbed = undisturbed_run(tmp_path / "undisturbed", *of_run[0])
+    rng = random.Random(10)
+    wanted = ["start", "start", "resume", "step", "step", "step", "evaluate", "evaluate", "save", "save"]
+    plan = [(phase, (0,) if phase == "save" else rng.choice([(0,), (1,), (0, 1), (1, 0)])) for phase in wanted]
+    rng.shuffle(plan)
+    kills = chaos(tmp_path / "killed", undisturbed, plan, *of_run[1], epochs=8)
+    assert len(kills) == 10
 
 
 # ---- killed, and continued on another number of ranks ----------------------------------------------------------------

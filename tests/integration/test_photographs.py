@@ -201,7 +201,7 @@ def test_a_network_file_reproduces_the_accuracy_from_the_files(place, finished, 
         view = trained.inputs.spec.fitted(as_pillow_reads(file.read_bytes()))
         assert view.shape == (3, 64, 64)
         with torch.no_grad():
-            found = trained.model(trained.inputs(view[None])).argmax().item()
+            found = trained.network(trained.inputs(view[None])).argmax().item()
         correct, total = correct + (trained.class_names[found] == file.parent.name), total + 1
     claim = trained.metadata["result"]
     assert (correct, total) == (claim["correct"], claim["total"]) == (claim["correct"], TEST)

@@ -35,13 +35,13 @@ def test_a_run_folder_is_enough_to_repeat_its_accuracy(folder):
     trained = alexnet_dist.load(folder, which="last")
     test = load_data(DataConfig(dataset="synthetic", limit=52, batch_size=16)).test
     with torch.no_grad():
-        predicted = trained.model(trained.inputs(torch.from_numpy(test.images))).argmax(1).numpy()
+        predicted = trained.network(trained.inputs(torch.from_numpy(test.images))).argmax(1).numpy()
     correct = int((predicted == test.labels).sum())
     assert correct == trained.metadata["result"]["correct"]
     assert correct / 52 == summary(folder)["final_top1"]
     assert trained.class_names[0] == "pattern 0"
     assert trained.path.name == "ema.safetensors", "what evaluation measured"
-    assert not trained.model.training
+    assert not trained.network.training
 
 
 def test_which_checkpoint_is_meant(folder):
@@ -122,7 +122,7 @@ def incomplete(path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: path, "holds no checkpoint"),
+        (lambda path: path, "holds no checkpoint: name a run folder"),
         (lambda path: path / "none.safetensors", "there is no such file"),
         (older, "has no metadata"),
         (incomplete, "its metadata are incomplete"),
