@@ -1,5 +1,6 @@
 """The command line of all commands: which one is meant, and how each ending becomes an exit code."""
 
+import importlib
 import logging
 import os
 import sys
@@ -13,14 +14,21 @@ from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_U
 
 WAIT_FOR_FIRST = 10.0
 """Seconds that other ranks wait before they end; the launcher cuts them short once the first has ended."""
+COMMANDS = {
+    "train": "train AlexNet on a data set",
+    "prepare": "list a data set and decode it into this node's cache, without a GPU",
+    "evaluate": "count a network's right answers again, and compare them with what its file claims",
+    "predict": "name the classes of pictures",
+    "doctor": "check the machine, the launcher and the data before a run",
+    "report": "write report.html of a run, or of several compared",
+}
+SHARED = {"train", "evaluate", "predict", "features"}
+"""Commands whose work several processes share."""
 HELP = """\
 usage: {prog} COMMAND [OPTIONS]
 
 commands:
-  train    train AlexNet on a data set
-  prepare  list a data set and decode it into this node's cache, without a GPU
-  doctor   check the machine, the launcher and the data before a run
-  report   write report.html of a run, or of several compared
+{commands}
 
 {prog} COMMAND --help lists a command's options; {prog} --version prints the version.
 """
@@ -36,8 +44,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "alexnet-dist") -> No
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
     if command == "train":
         train(arguments, prog=prog if prog == "train.py" else f"{prog} train")
-    if command == "prepare":
-        prepare(arguments, prog=f"{prog} prepare")
     if command == "doctor":
         from alexnet_dist.doctor import cli
 
@@ -46,14 +52,17 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "alexnet-dist") -> No
         from alexnet_dist.report import page
 
         sys.exit(page.main(arguments))
+    if command in COMMANDS:
+        run(command, arguments, prog=f"{prog} {command}")
     if command in ("-h", "--help"):
-        print(HELP.format(prog=prog), end="")
+        rows = "\n".join(f"  {name:<10}{words}" for name, words in COMMANDS.items())
+        print(HELP.format(prog=prog, commands=rows), end="")
         sys.exit(EXIT_DONE)
     if command == "--version":
         print(f"alexnet_dist {__version__}")
         sys.exit(EXIT_DONE)
     named = f"there is no command {command}" if command else "name a command"
-    fail(f"{named}: train, prepare, doctor or report ({prog} --help explains them)", code=EXIT_USER)
+    fail(f"{named}: {', '.join(COMMANDS)} ({prog} --help explains them)", code=EXIT_USER)
 
 
 def train(arguments: Sequence[str], *, prog: str) -> NoReturn:
@@ -85,16 +94,18 @@ def train(arguments: Sequence[str], *, prog: str) -> NoReturn:
     sys.exit(EXIT_DONE)
 
 
-def prepare(arguments: Sequence[str], *, prog: str) -> NoReturn:
-    """Prepare the data set that the command line names, and exit."""
-    from alexnet_dist.commands import prepare as prepare_command
-
+def run(command: str, arguments: Sequence[str], *, prog: str) -> NoReturn:
+    """Run a command other than train, which is a module of this package with a function `main`, and exit."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(levelname)s: %(message)s")
     try:
-        sys.exit(prepare_command.main(arguments, prog=prog))
+        if command not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(f"{command} is the work of one process: start it without a launcher")
+        sys.exit(importlib.import_module(f"alexnet_dist.commands.{command}").main(arguments, prog=prog))
     except UserError as error:
         fail(str(error), code=EXIT_USER)
     except KeyboardInterrupt:
-        fail("interrupted; the same command continues", code=EXIT_INTERRUPTED)
+        fail("interrupted; the same command begins again, or continues", code=EXIT_INTERRUPTED)
 
 
 def fail(message: str, *, code: int, common: bool = True) -> NoReturn:

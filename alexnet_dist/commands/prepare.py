@@ -1,7 +1,5 @@
 """The prepare command: list a data set, prepare it in this node's cache, and say what is there. Needs no GPU."""
 
-import logging
-import sys
 import time
 from collections.abc import Sequence
 
@@ -20,7 +18,6 @@ def main(argv: Sequence[str], *, prog: str) -> int:
     Raises:
         UserError: the command line is wrong, or the data set cannot be prepared.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     config = parse(argv, prog=prog).data
     started = time.perf_counter()
     dataset = load(config)

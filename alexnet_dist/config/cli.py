@@ -10,13 +10,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 import yaml
 
 from alexnet_dist.config.schema import Config
 from alexnet_dist.errors import UserError
+
+T = TypeVar("T")
 
 # What a resumed run may change: how long, where and how it runs and is recorded, not what it computes.
 MAY_CHANGE_ON_RESUME = re.compile(
@@ -42,36 +44,53 @@ def parse(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> Confi
     from_files: list[str] = []
     for name in found.config:
         tokens = _read_yaml(_find(name))
-        _parse_tokens(tokens, prog=prog, origin=f"{name}: ")
+        _parse_tokens(tokens, Config(), prog=prog, origin=f"{name}: ")
         from_files += tokens
-    return _parse_tokens(from_files + flags, prog=prog)
+    return _parse_tokens(from_files + flags, Config(), prog=prog)
 
 
-def _parse_tokens(tokens: list[str], *, prog: str, origin: str = "") -> Config:
+def parse_options(argv: Sequence[str], default: T, *, prog: str) -> T:
+    """Build the options of a command other than train from its command line.
+
+    Args:
+        argv: the command's part of the command line.
+        default: options where the command line says nothing; a dataclass of `commands.py`.
+        prog: how the user called the command, for messages.
+
+    Raises:
+        UserError: one line that names the flag at fault.
+        SystemExit: with code 0, for `--help`.
+    """
+    return _parse_tokens(list(argv), default, prog=prog)
+
+
+def _parse_tokens(tokens: list[str], default: T, *, prog: str, origin: str = "") -> T:
     printed = io.StringIO()  # not a terminal: tyro then frames its messages in ASCII
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return tyro.cli(Config, prog=prog, args=tokens)
+            return tyro.cli(type(default), prog=prog, args=tokens, default=default)
     except SystemExit as stop:
         if stop.code in (0, None):
             print(printed.getvalue(), end="")
             raise
-        raise UserError(f"{origin}{_one_line(printed.getvalue())} ({prog} --help lists every option)") from None
+        raise UserError(
+            f"{origin}{_one_line(printed.getvalue(), default)} ({prog} --help lists every option)"
+        ) from None
 
 
-def _one_line(box: str) -> str:
+def _one_line(box: str, options: object) -> str:
     """Condense tyro's framed message (title, message and more, each ruled off) to a line."""
     paragraphs = [" ".join(text.strip("| \n").split()) for text in re.split(r"\n[\s|]*-{5,}[\s|]*\n", box.strip())]
     message = paragraphs[1] if len(paragraphs) > 1 else paragraphs[0]
     message = re.sub(r"^Error parsing \w+: (?=--)", "", message).rstrip(".")
     unknown = re.match(r"Unrecognized options: (--[\w.-]+)", message)
-    suggestion = _closest_option(unknown[1]) if unknown else None
+    suggestion = _closest_option(unknown[1], options) if unknown else None
     return f"{message}; did you mean {suggestion}?" if suggestion else message
 
 
-def _closest_option(flag: str) -> str | None:
+def _closest_option(flag: str, known: Any) -> str | None:  # noqa: ANN401 - any dataclass of options
     """Return the option whose name, with its section or without, is most like a mistyped flag."""
-    options = [name.replace("_", "-") for name in flat(to_dict(Config()))]
+    options = [name.replace("_", "-") for name in flat(to_dict(known))]
     names = {option.rpartition(".")[2]: f"--{option}" for option in options} | {o: f"--{o}" for o in options}
     wanted = flag.removeprefix("--").replace("_", "-")
     close = [difflib.get_close_matches(name, names, n=1) for name in (wanted, wanted.rpartition(".")[2])]
@@ -127,8 +146,8 @@ def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:
     return tokens
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """Return the configuration as nested values of JSON: tuples become lists, paths become text."""
+def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass of options
+    """Return a configuration as nested values of JSON: tuples become lists, paths become text."""
     return dict(json.loads(json.dumps(dataclasses.asdict(config), default=str)))
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ class Classifier:
         Raises:
             UserError: a file cannot be read, or is no image.
         """
-        several: Sequence[Picture] = pictures if isinstance(pictures, list | tuple) else [pictures]
+        several = pictures if isinstance(pictures, list | tuple) else cast("list[Picture]", [pictures])
         fitted = [self.inputs.spec.fitted(decode.picture(picture)) for picture in several]
         return torch.stack(fitted).to(self.device)
 

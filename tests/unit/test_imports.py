@@ -46,7 +46,7 @@ HOMES = {
     },
     "simplejpeg": {"data/decode"},
     "matplotlib": {"visualization/plots"},
-    "tyro": {"config/cli"},
+    "tyro": {"config/cli", "config/commands"},
     "tqdm": {"tracking/console", "data/photographs"},
     "safetensors": {"training/checkpoint", "models/weights"},
 }

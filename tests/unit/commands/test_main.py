@@ -37,7 +37,7 @@ def test_a_command_that_is_not_there_is_one_line(capsys, arguments, words):
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert words in printed.err
-    assert "train, prepare, doctor or report" in printed.err
+    assert "train, prepare, evaluate, predict" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Options of the commands that use a trained network, as frozen dataclasses; every field's docstring is its help text."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+from alexnet_dist.config.schema import DataConfig, _check
+
+Words = Annotated[tuple[str, ...], Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """Device and arithmetic."""
+
+    precision: Literal["run", "auto", "fp32", "bf16"] = "run"
+    """run: that of the training run, as its file says; auto: bf16 where the device is fast at it, else fp32."""
+    cpu: bool = False
+    """Use the CPU although there are GPUs; needed for several CPU processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which network, and what a file without metadata does not say."""
+
+    which: str = "best"
+    """Of a run folder's checkpoints: best, last, or the number of a step."""
+    mean: tuple[float, float, float] | None = None
+    """For a file without metadata: mean of the inputs' channels, in [0, 1]."""
+    std: tuple[float, float, float] | None = None
+    """For a file without metadata: standard deviation of the inputs' channels."""
+    classes: Path | None = None
+    """For a file without metadata: text file with a class name a line, in the order of the outputs."""
+    image_size: int | None = None
+    """For a file without metadata: side of the network's input in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(NetworkOptions):
+    """Evaluate trained networks, and compare the counts with what their files claim."""
+
+    runs: Words = ()
+    """RUN ...: run folders, checkpoints, .safetensors files or Hub ids."""
+    out: Path | None = None
+    """JSON file for counts, confusion matrix, accuracy of each class and the worst mistakes."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The data set; of a run folder, that of the run where no option says another."""
+    runtime: InferenceConfig = field(default_factory=InferenceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(NetworkOptions):
+    """Predict the classes of pictures of any size."""
+
+    paths: Words = ()
+    """RUN FILE|FOLDER|- ...: a network, then pictures; - reads a path a line from stdin."""
+    top: int = 5
+    """Classes that are named for each picture."""
+    format: Literal["text", "csv", "jsonl"] = "text"
+    """text for people; a line of CSV or JSON for each picture."""
+    logits: bool = False
+    """Give all logits of each picture too (csv and jsonl)."""
+    out: Path | None = None
+    """File for the results (default: stdout)."""
+    batch_size: int = 64
+    """Pictures that go through the network at once, over all processes together."""
+    threads: int | None = None
+    """That decode pictures (default: this process's share of the cores)."""
+    runtime: InferenceConfig = field(default_factory=InferenceConfig)
+
+    def __post_init__(self) -> None:
+        _check(self, top="[1, inf)", batch_size="[1, inf)", threads="[1, inf)")
