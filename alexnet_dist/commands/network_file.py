@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_dist.config import Config
+from alexnet_dist.config import Config, DataConfig
 from alexnet_dist.data import ImageData, InputSpec
 from alexnet_dist.models import weights
 from alexnet_dist.tracking import Record, RunLogger, Weights
@@ -14,6 +14,8 @@ from alexnet_dist.training import Progress, checkpoint
 
 logger = logging.getLogger(__name__)
 
+CHOICES = ("config", "train_split", "eval_split", "image_column", "label_column", "val_fraction", "limit")
+"""Options of a data set that decide which of its images evaluate, besides its name and revision."""
 MODEL_CARD = Path(__file__).with_name("model_card.md")
 """Template of the card that is published with weights."""
 
@@ -30,6 +32,7 @@ def metadata(
         facts: of the run (`run_summary.facts`).
         progress: where it stands.
     """
+    plain = DataConfig()
     return {
         "schema": weights.SCHEMA,
         "architecture": "torchvision.models.alexnet",
@@ -42,8 +45,20 @@ def metadata(
             "split": dataset.evaluated_on,
             "num_train_images": len(dataset.train),
             "num_eval_images": len(dataset.test),
+            "options": {key: value for key in CHOICES if (value := getattr(config.data, key)) != getattr(plain, key)},
         },
-        "training": {"epoch": progress.epoch, "step": progress.step},
+        "training": {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "precision": facts["precision"],
+            "batch_size": facts["global_batch_size"],
+        },
+        "hardware": {
+            "device": facts["device"],
+            "processor": facts["processor"],
+            "threads": facts["cpu_threads"],
+            "ranks": facts["world_size"],
+        },
         "result": result(progress, facts, num_images=len(dataset.test), ema=config.optim.ema is not None),
         "versions": {**facts["versions"], "git_commit": facts["git_commit"]},
     }

@@ -14,6 +14,7 @@ from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import Config, DataConfig
 from alexnet_dist.data import ImageData
 from alexnet_dist.distributed import Hardware, topology
+from alexnet_dist.distributed.hardware import processor
 from alexnet_dist.models import num_parameters
 from alexnet_dist.text import duration
 from alexnet_dist.tracking import Record, git_commit
@@ -46,6 +47,7 @@ def facts(config: Config, dataset: ImageData, context: TrainContext, plan: Plan,
         "steps_per_epoch": plan.steps_per_epoch,
         "precision": hardware.precision.name,
         "device": hardware.device,
+        "processor": processor(),
         "cpu_threads": hardware.threads,
         "peak_tflops": hardware.peak_flops / 1e12,
         "flops_per_image": context.flops_per_image,

@@ -1,4 +1,4 @@
-"""Options of the commands that use a trained network, as frozen dataclasses; every field's docstring is its help text."""
+"""Options of the commands that use a trained network: frozen dataclasses, whose fields' docstrings are help texts."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

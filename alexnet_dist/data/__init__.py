@@ -3,7 +3,7 @@
 from alexnet_dist.data.augment import Augment
 from alexnet_dist.data.image_data import ImageData, Split
 from alexnet_dist.data.inputs import Inputs, InputSpec
-from alexnet_dist.data.load import load, threads_of
+from alexnet_dist.data.load import load, load_any, threads_of
 from alexnet_dist.data.loader import Batch, make_loader
 from alexnet_dist.data.photo_loader import PhotoLoader
 from alexnet_dist.data.photographs import Photographs
@@ -11,5 +11,5 @@ from alexnet_dist.data.sampler import GlobalBatches
 
 __all__ = [
     "Augment", "Batch", "GlobalBatches", "ImageData", "InputSpec", "Inputs", "PhotoLoader", "Photographs", "Split",
-    "load", "make_loader", "threads_of",
+    "load", "load_any", "make_loader", "threads_of",
 ]  # fmt: skip

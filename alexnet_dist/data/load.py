@@ -36,6 +36,20 @@ def load(config: DataConfig) -> ImageData:
     Raises:
         UserError: the data set cannot be had, or is faulty, or does not fit the configuration.
     """
+    data = load_any(config)
+    if (count := len(data.train)) < config.batch_size:
+        batch = f"one global batch (--data.batch-size {config.batch_size})"
+        raise UserError(f"{data.name} has {count} training images, fewer than {batch}")
+    return data
+
+
+def load_any(config: DataConfig, *, whole: bool = False) -> ImageData:
+    """Return the data set that the configuration names, of any number of images. Arguments and errors as of `load`.
+
+    Args:
+        config: of the data.
+        whole: whether a set without an evaluation split is one as a whole; else a part of it is held out.
+    """
     try:
         data = _load_named(config.dataset, config)
     except HubUnreachableError as error:
@@ -44,6 +58,8 @@ def load(config: DataConfig) -> ImageData:
         asked, used = config.dataset, config.fallback
         logger.warning("%s\nTHE FALLBACK IS USED: training on %s instead of %s.", error, used, asked)
         data = replace(_load_named(used, config), fallback_for=asked)
+    if whole and not len(data.test):
+        data = replace(data, test=data.train, evaluated_on="train")
     if not len(data.test) and not config.val_fraction:
         told = f"{100 * HELD_OUT:.0f} % OF ITS TRAINING IMAGES ARE HELD OUT; --data.val-fraction chooses another share"
         logger.warning("%s HAS NO EVALUATION SPLIT WITH LABELS: %s", data.name, told)
@@ -51,9 +67,6 @@ def load(config: DataConfig) -> ImageData:
         data = _held_out(data, config.val_fraction)
     if config.limit:
         data = _limited(data, config.limit)
-    if (count := len(data.train)) < config.batch_size:
-        batch = f"one global batch (--data.batch-size {config.batch_size})"
-        raise UserError(f"{data.name} has {count} training images, fewer than {batch}")
     return data
 
 

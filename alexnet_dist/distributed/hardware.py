@@ -1,11 +1,14 @@
 """Hardware of a run: cores and threads, the allocator, measured peak FLOP/s and peak memory."""
 
+import contextlib
 import ctypes
 import os
+import platform
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -69,6 +72,13 @@ def survey(accelerator: Accelerator, precision: Precision) -> Hardware:
 def device_name(device: torch.device) -> str:
     """Return the name of a GPU's kind; `CPU` for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def processor() -> str:
+    """Return the model of the CPU, as the system names it."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
+    return platform.processor() or platform.machine()
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -38,6 +38,15 @@ def pngs(count, size=(4, 4), seed=0):
     return [file_content(Image.fromarray(pixels)) for pixels in random_images(count, size, seed)]
 
 
+def as_files(folder, images, labels):
+    """Write images, (H, W, 3) uint8, as PNG files in class folders and return their paths, in the order given."""
+    paths = [folder / label / f"{k:05}.png" for k, label in enumerate(labels)]
+    for path, image in zip(paths, images, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(image)).save(path)
+    return paths
+
+
 def as_pillow_reads(content):
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB"))

@@ -14,7 +14,14 @@ from alexnet_dist.models import weights
 from alexnet_dist.training.progress import Progress
 
 SPEC = InputSpec(224, stored_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.1))
-FACTS = {"precision": "bf16", "versions": {"alexnet_dist": "1.2", "torch": "2.14"}, "git_commit": "c0ffee"}
+HARDWARE = {"device": "CPU", "processor": "a CPU", "cpu_threads": 2, "world_size": 1}
+FACTS = {
+    **HARDWARE,
+    "precision": "bf16",
+    "global_batch_size": 8,
+    "versions": {"alexnet_dist": "1.2", "torch": "2.14"},
+    "git_commit": "c0ffee",
+}
 EVALUATED = Progress(step=30, epoch=3, top1=0.625, evaluated=30)
 
 
@@ -29,7 +36,8 @@ def test_metadata_say_what_the_file_is_of():
     assert InputSpec.from_json(found["input"]) == SPEC
     assert (found["data"]["name"], found["data"]["fingerprint"]) == ("some/data", dataset().fingerprint)
     assert (found["data"]["num_train_images"], found["data"]["num_eval_images"]) == (40, 40)
-    assert found["training"] == {"epoch": 3, "step": 30}
+    assert found["training"] == {"epoch": 3, "step": 30, "precision": "bf16", "batch_size": 8}
+    assert found["hardware"] == {"device": "CPU", "processor": "a CPU", "threads": 2, "ranks": 1}
     assert found["versions"] == {"alexnet_dist": "1.2", "torch": "2.14", "git_commit": "c0ffee"}
 
 

@@ -83,6 +83,7 @@ def test_metadata_say_what_is_needed(folder):
         "split": "test",
         "num_train_images": 52,
         "num_eval_images": 52,
+        "options": {"limit": 52},
     }
     assert (found["input"]["image_size"], found["input"]["stored_size"]) == (64, 32)
     assert found["input"]["mean"] == pytest.approx(data.mean)
