@@ -200,6 +200,9 @@ def train_one_epoch(run: TrainRun, progress: Progress, tracer: profiler.Tracer, 
         if requests.agreed or plan.saves_at(progress):
             save(run, progress)
             requests.raise_if_stop()
+    if requests.agreed:  # while images were waited for
+        save(run, progress)
+        requests.raise_if_stop()
     console.end_epoch()
 
     # ---- evaluation
