@@ -120,7 +120,7 @@ def variant(bench: Bench, hook: str, bucket_mb: int) -> Iterator[tuple[TrainCont
     network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=0)
     inputs = train_setup.make_inputs(config, dataset, None, precision.dtype)
     context, loaders, _ = train_setup.prepare(
-        config, dataset, network, bench.accelerator, hardware=bench.hardware, inputs=inputs, waiting=lambda: None
+        config, dataset, network, bench.accelerator, hardware=bench.hardware, inputs=inputs, waiting=lambda *_: False
     )
     try:
         yield context, loaders

@@ -21,6 +21,7 @@ from alexnet_dist.data import ImageData, Inputs
 from alexnet_dist.distributed import Hardware, Request, RunControl, StoppedError, launch_checks, topology
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.distributed import hardware as hardware_module
+from alexnet_dist.distributed.meeting import meeting
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
 from alexnet_dist.models import alexnet, weights
 from alexnet_dist.report import page
@@ -58,12 +59,13 @@ def train(config: Config) -> TrainResult:
     launch_checks.check_launch(config)
     wandb_tracker.check_login(config)
     run_dir.check_run_dir(config)
-    dataset = data.load(config.data)
-    start = weights.starting_weights(config.model)
-    network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=config.seed, start=start)
+    with meeting(timedelta(seconds=config.runtime.timeout_seconds)) as store:
+        dataset = data.load(config.data)
+        start = weights.starting_weights(config.model)
+        network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=config.seed, start=start)
 
     # ---- processes and the run folder
-    accelerator, precision = processes.make_accelerator(config)
+    accelerator, precision = processes.make_accelerator(config, store)
     lock = run_dir.RunDirLock()
     try:
         folder = processes.from_main(accelerator, lambda: run_dir.choose_run_dir(config, data_name=dataset.name))
@@ -198,6 +200,9 @@ def train_one_epoch(run: TrainRun, progress: Progress, tracer: profiler.Tracer, 
         if requests.agreed or plan.saves_at(progress):
             save(run, progress)
             requests.raise_if_stop()
+    if requests.agreed:  # while images were waited for
+        save(run, progress)
+        requests.raise_if_stop()
     console.end_epoch()
 
     # ---- evaluation

@@ -24,6 +24,7 @@ from alexnet_dist.data import (
     loader,
     threads_of,
 )
+from alexnet_dist.data.photo_loader import Waiting
 from alexnet_dist.data.sampler import Index
 from alexnet_dist.distributed import Hardware, RunControl
 from alexnet_dist.models import StartingWeights, alexnet, fast_layers
@@ -67,7 +68,7 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
     accelerator: Accelerator,
     hardware: Hardware,
     inputs: Inputs,
-    waiting: Callable[[], None],
+    waiting: Waiting,
 ) -> tuple[TrainContext, Loaders, Plan]:
     """Put the network on its device and build what the loops need. Every rank must call it."""
     # ---- network
@@ -107,14 +108,14 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
     return context, loaders, plan
 
 
-def make_loaders(config: Config, dataset: ImageData, accelerator: Accelerator, waiting: Callable[[], None]) -> Loaders:
+def make_loaders(config: Config, dataset: ImageData, accelerator: Accelerator, waiting: Waiting) -> Loaders:
     """Return the loaders of both splits; each yields this rank's pieces of the global batches.
 
     Args:
         config: batch size, seed, and how photographs are cropped.
         dataset: arrays, which are copied from, or photographs, which are decoded by threads.
         accelerator: of the run.
-        waiting: called about once a second while photographs are waited for.
+        waiting: called about once a second while photographs are waited for, as `PhotoLoader` does.
     """
     train, test = dataset.train, dataset.test
     mixes = config.data.mixup is not None or config.data.cutmix is not None
@@ -141,7 +142,7 @@ def photo_loader(
     is_training: bool,
     device: torch.device,
     epoch: Callable[[], int] = lambda: 0,
-    waiting: Callable[[], None] = lambda: None,
+    waiting: Waiting = lambda *_: False,
 ) -> PhotoLoader:
     """Return the loader of a split of photographs: random crops in training with augmentation, else central ones.
 
@@ -152,7 +153,7 @@ def photo_loader(
         is_training: whether of the training split.
         device: of the batches.
         epoch: returns the epoch whose crops are drawn.
-        waiting: called about once a second while a batch is waited for.
+        waiting: called about once a second while a batch is waited for, as `PhotoLoader` does.
     """
     photos = dataset.train if is_training else dataset.test
     assert not isinstance(photos, Split)

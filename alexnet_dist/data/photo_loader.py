@@ -29,6 +29,9 @@ IMAGES_PER_TASK = 8  # a task's own cost is 30 microseconds, an image's 150 and 
 STOP_SECONDS = 2.0  # that an iterator which is closed waits for its threads: those on a dead disk never end
 
 
+Waiting = Callable[[float, Callable[[], str]], bool]
+
+
 class PhotoLoader(Collection[Batch]):
     """This rank's batches of a split of photographs, in the order of a sampler.
 
@@ -41,7 +44,8 @@ class PhotoLoader(Collection[Batch]):
         boxes: returns an epoch's random crops, (N, 4) int32, by image id; None for `crops.evaluation_view`.
         epoch: returns the epoch that an iteration begins.
         ahead: batches that are filled while one is used.
-        waiting: called about once a second while a batch is waited for; what it raises ends the iteration.
+        waiting: called about once a second while a batch is waited for, with the seconds in which no image has come and
+            what returns the file that is waited for. Where it returns True the iteration ends, as with what it raises.
         timeout_seconds: without any image, after which the disk counts as dead.
 
     Iterating raises:
@@ -59,7 +63,7 @@ class PhotoLoader(Collection[Batch]):
         boxes: Callable[[int], Boxes | None],
         epoch: Callable[[], int],
         ahead: int = 2,
-        waiting: Callable[[], None] = lambda: None,
+        waiting: Waiting = lambda *_: False,
         timeout_seconds: float = 600.0,
     ) -> None:
         self.photos = photos
@@ -91,6 +95,8 @@ class PhotoLoader(Collection[Batch]):
                     yield self._finished(begun.popleft(), workers, stream)
             while begun:
                 yield self._finished(begun.popleft(), workers, stream)
+        except _EndedError:
+            return
         finally:
             workers.stop()
 
@@ -98,8 +104,10 @@ class PhotoLoader(Collection[Batch]):
         """Return a batch whose images are waited for, on the device."""
         since, tasks = time.monotonic(), begun.tasks
         while tasks := [*wait(tasks, timeout=1.0).not_done]:
-            self.waiting()
-            if time.monotonic() - max(since, workers.last_image) > self.timeout_seconds:
+            idle = time.monotonic() - max(since, workers.last_image)
+            if self.waiting(idle, lambda: self.photos.where(workers.oldest())):
+                raise _EndedError
+            if idle > self.timeout_seconds:
                 slow = f"has not come within {self.timeout_seconds:.0f} seconds: its disk or network does not answer"
                 raise UserError(f"{self.photos.where(workers.oldest())} {slow}")
         for task in begun.tasks:
@@ -115,6 +123,10 @@ class PhotoLoader(Collection[Batch]):
         if len(ids) > 1:
             batch |= {"partner_images": images[1], "partner_labels": labels[1], "partner_ids": ids[1]}
         return batch
+
+
+class _EndedError(Exception):
+    """Whoever asked for batches wants no more."""
 
 
 class _Slot:
@@ -200,8 +212,8 @@ class _Workers:
         return task
 
     def oldest(self) -> int:
-        """Return the id of the image that a thread has worked on for longest."""
-        return min(self._begun.values())[1]
+        """Return the id of the image that a thread has worked on for longest; 0 before any has begun."""
+        return min([*self._begun.values()], default=(0.0, 0))[1]
 
     def stop(self) -> None:
         """Have all threads end after the image that they work on, and wait for them, not longer than `STOP_SECONDS`."""
@@ -226,6 +238,7 @@ class _Workers:
                 task.set_exception(error)
             else:
                 task.set_result(None)
+            self._begun[threading.get_ident()] = math.inf, index  # idle
             del item, pixels, task  # a reference to a slot's memory would keep it from being used again
 
     def _image(self, index: int) -> Images:

@@ -6,20 +6,25 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist  # noqa: TID251 - where Accelerate's way of forming the group fails
+import torch.distributed as dist  # noqa: TID251 - a group in a store that outlives restarts
 from accelerate import Accelerator, DataLoaderConfiguration, state, utils
 
 from alexnet_dist.config import Config
 from alexnet_dist.distributed.hardware import cpu_threads, keep_freed_memory
+from alexnet_dist.distributed.meeting import finding_each_other
 from alexnet_dist.distributed.precision import Precision, resolve_precision
 from alexnet_dist.distributed.topology import gloo_interface
-from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.errors import UserError
 
 T = TypeVar("T")
 
 
-def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
+def make_accelerator(config: Config, store: Any = None) -> tuple[Accelerator, Precision]:  # noqa: ANN401 - as `meeting` has it
     """Form the process group and return the one Accelerator. Every rank must call it.
+
+    Args:
+        config: precision, device, and what Accelerate needs.
+        store: at which the ranks have met; None leaves that to Accelerate.
 
     Raises:
         UserError: the processes did not find each other, or the launcher set what belongs to the configuration.
@@ -39,16 +44,11 @@ def make_accelerator(config: Config) -> tuple[Accelerator, Precision]:
     if interface := gloo_interface():
         os.environ["GLOO_SOCKET_IFNAME"] = interface
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    try:
-        _join_again("gloo" if use_cpu else "nccl", timeout=timeout)
+    with finding_each_other(timeout):
+        if store is not None:  # else Accelerate forms the group; it uses the one that it finds
+            backend, rank = "gloo" if use_cpu else "nccl", int(os.environ["RANK"])
+            dist.init_process_group(backend, store=store, rank=rank, world_size=started, timeout=timeout)
         accelerator = _form(config, precision, timeout=timeout)
-    except RuntimeError as error:
-        if started == 1:
-            raise
-        raise UserError(
-            f"the {started} processes have not found each other within {timeout.total_seconds():.0f} s "
-            f"({first_line(error)}): see what the other machines print, and whether a firewall lies between them"
-        ) from error
 
     # ---- what the launcher made of it
     if started != accelerator.num_processes:
@@ -77,33 +77,6 @@ def _form(config: Config, precision: Precision, *, timeout: timedelta) -> Accele
             utils.InitProcessGroupKwargs(timeout=timeout),
         ],
     )
-
-
-def _join_again(backend: str, *, timeout: timedelta) -> None:
-    """Form the process group after a restart of the launcher, under keys that the dead processes did not write.
-
-    Else, or where the launcher keeps no key-value store of its own, which is then rank 0's, Accelerate forms the group.
-    Torch's own rendezvous takes it that each restart has a new store (`_create_c10d_store`), but `accelerate launch`
-    keeps one for all: ranks would connect to addresses on which nobody listens any more, and fail several times.
-    Accelerate uses the group that it finds. launch/multinode.sh has a new store for each restart: launchers on several
-    machines count restarts differently.
-    """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    own = dist.PrefixStore(f"alexnet_dist/attempt_{attempt}", launchers_store(timeout))  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
-
-
-def launchers_store(timeout: timedelta) -> Any:  # noqa: ANN401 - torch does not list its stores' types
-    """Return a connection to the launcher's key-value store.
-
-    Args:
-        timeout: after which a request fails.
-    """
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)  # type: ignore[attr-defined]
 
 
 def end(accelerator: Accelerator) -> None:

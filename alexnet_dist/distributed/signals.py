@@ -6,11 +6,12 @@ the watchdog, in one object that the train command makes.
 """
 
 import contextlib
+import math
 import queue
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
@@ -20,11 +21,13 @@ import torch
 import torch.distributed as dist  # noqa: TID251 - a group of CPU messages beside the one for gradients
 from accelerate import Accelerator
 
-from alexnet_dist.distributed.watchdog import Watchdog
+from alexnet_dist.distributed.watchdog import LostRankError, Watchdog
 
 T = TypeVar("T")
 REPEAT_SECONDS = 5.0
 """Time in which a second SIGTERM counts as the first: schedulers signal all processes, and launchers pass theirs on."""
+GRACE_SECONDS = 10.0
+"""Time that a disk has to answer after a stop, where several ranks wait for it: launchers kill after 30 s."""
 LOOK_SECONDS = 1.0
 """Time between two looks for the file: a network file system answers in milliseconds."""
 
@@ -67,6 +70,8 @@ class Requests:
         """The request that all ranks agreed on and that is not fulfilled yet."""
         self.signal = signal.SIGTERM
         """The signal that asked for the end, if it came to this rank."""
+        self.stop_asked = math.inf
+        """When this rank was first asked for the end, by `time.monotonic`."""
         self._file = folder / "save" if accelerator.is_main_process else None
         # A SimpleQueue is made for signal handlers: nothing is lost where one interrupts a `get`.
         self._own: queue.SimpleQueue[Request] = queue.SimpleQueue()
@@ -102,6 +107,8 @@ class Requests:
 
     def ask(self, request: Request) -> None:
         """Add a request of this rank; any thread may call it."""
+        if request is Request.STOP:
+            self.stop_asked = min(self.stop_asked, time.monotonic())
         self._own.put(request)
 
     def stop(self) -> None:
@@ -157,7 +164,7 @@ class RunControl:
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, *, timeout: timedelta) -> None:
-        self._num_ranks = accelerator.num_processes
+        self._rank, self._num_ranks = accelerator.process_index, accelerator.num_processes
         self.requests = Requests(accelerator, folder, timeout=timeout)
         self._watchdog = Watchdog(accelerator, timeout=timeout)
 
@@ -176,9 +183,28 @@ class RunControl:
         if self._num_ranks > 1:
             model.register_forward_hook(lambda *_: self._watchdog.progress())
 
-    def waiting(self) -> None:
-        """Count the wait for images as progress: a rank that waits for its disk does not hang."""
+    def waiting(self, seconds: float, file: Callable[[], str]) -> bool:
+        """Count the wait for images as progress, and return whether a request ends it. See `PhotoLoader`.
+
+        A rank that waits for its disk does not hang. One process is then between two steps, whose state can be saved.
+        Of several, the others may be within the next one, which they cannot leave.
+
+        Args:
+            seconds: in which no image has come.
+            file: returns the one that is waited for; its name may lie on a disk that does not answer.
+
+        Raises:
+            LostRankError: of several ranks this one was asked to stop, and its disk does not answer.
+        """
         self._watchdog.progress()
+        if self._num_ranks == 1:
+            return self.requests.sync() >= Request.STOP
+        if min(seconds, time.monotonic() - self.requests.stop_asked) > GRACE_SECONDS:
+            asked = f"rank {self._rank} was asked to stop by {self.requests.signal.name}"
+            raise LostRankError(
+                f"{asked} and waits for {file()}, which does not come: the run goes on from its last checkpoint"
+            )
+        return False
 
     def after_step(self) -> Request:
         """Return the request that all ranks agreed on. Every rank must call it after every step."""
@@ -199,5 +225,5 @@ class RunControl:
         for _ in range(num_batches):
             if (batch := next(shares, None)) is not None:
                 yield batch
-            if self.after_step() is Request.STOP:
+            if self.after_step() >= Request.STOP:
                 raise StoppedError(self.requests.signal)

@@ -17,7 +17,8 @@ from datetime import timedelta
 
 from accelerate import Accelerator
 
-from alexnet_dist.distributed.accelerator import from_main, launchers_store
+from alexnet_dist.distributed.accelerator import from_main
+from alexnet_dist.distributed.meeting import launchers_store
 from alexnet_dist.errors import EXIT_FAILED, first_line
 
 PERIOD = 1.0

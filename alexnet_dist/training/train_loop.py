@@ -71,6 +71,7 @@ def train_epoch(
 
     Yields:
         Once for each step: None, or the means since the last record, equal on all ranks. The last step has a record.
+        Where the loader ends before it, the steps since the last record have one after them.
 
     Raises:
         NonFiniteError: on every rank; the weights are those before the step that it names.
@@ -92,6 +93,8 @@ def train_epoch(
             clock.restart()  # logging and saving are no part of training's time
         else:
             yield None
+    if window:
+        yield {**_report(context, window, clock, progress), "train/lr": lr}
 
 
 def train_step(

@@ -1,21 +1,25 @@
 """Whole runs on photographs of any size: both stores, threads, a kill, mixtures, evaluation, the network file."""
 
+import contextlib
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from deadlines import deadline
+from deadlines import Deadline, communicate, deadline
 from image_sets import as_pillow_reads
 from photos import encoded, photo_folder
 from PIL import Image, ImageOps
 from places import ROOT
+from ranks import free_port, rank_environment
 from tiny import FLAGS, equal, losses, program, records, run, run_with_ids, summary, tiny_alexnet, weights
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
@@ -23,7 +27,8 @@ from torchvision.transforms.v2 import functional
 import alexnet_dist
 from alexnet_dist.commands import train_setup
 from alexnet_dist.config import parse
-from alexnet_dist.data import Photographs, load
+from alexnet_dist.data import Photographs, load, photo_loader
+from alexnet_dist.distributed import RunControl, StoppedError
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.errors import UserError
 
@@ -107,6 +112,136 @@ def test_killed_and_resumed_equals_undisturbed(*, place, tmp_path, finished, sto
     for name in ("model", "optimizer"):
         assert equal(weights(folder, name=name), weights(finished[store], name=name))
     assert losses(folder) == losses(finished[store])
+
+
+@contextlib.contextmanager
+def stuck_disk(ids, *, step=None, evaluation=None, number=signal.SIGTERM):
+    """Have an image of a step, or of the evaluation after an epoch, not come, and a signal while it is waited for."""
+    picture, waiting, released, seen, told = Photographs.picture, RunControl.waiting, threading.Event(), [], []
+    if step is None:
+        wanted, size, before = 3, TEST, evaluation - 1
+    else:
+        wanted, size = ids[step][3], TRAIN
+        before = sum(wanted in batch for batch in ids[:step]) + (wanted in ids[0])  # the first batch is shown
+
+    def stuck(self, index):
+        if (index, len(self)) == (wanted, size):
+            seen.append(index)
+            if len(seen) > before:
+                released.wait(deadline(60))
+        return picture(self, index)
+
+    def signalled(self, *arguments):
+        if len(seen) > before and not told:
+            told.append(number)
+            os.kill(os.getpid(), number)
+        return waiting(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(photo_loader, "STOP_SECONDS", 0.1)
+        patch.setattr(Photographs, "picture", stuck)
+        patch.setattr(RunControl, "waiting", signalled)
+        yield
+        released.set()
+
+
+@pytest.fixture(scope="module")
+def accumulated(place):
+    """Return flags of a run whose steps are of parts, with an average of the weights; its folder and its ids."""
+    own = ["--optim.accumulate", "2", "--optim.ema", "0.9", "--log.every-steps", "100"]
+    folder = place / "run in parts"
+    return own, folder, run_with_ids(folder, [*flags_of(place), *own])
+
+
+@pytest.mark.parametrize(
+    ("moment", "saved"),
+    [
+        ({"step": 0}, 0),
+        ({"step": 1}, 1),
+        ({"step": 3, "number": signal.SIGINT}, 3),
+        ({"step": 5}, 5),
+        ({"evaluation": 1}, 3),
+        ({"evaluation": 2}, 6),
+    ],
+    ids=str,
+)
+def test_a_stop_does_not_wait_for_a_dead_disk(place, tmp_path, accumulated, moment, saved):
+    """What is saved is the state after the last whole step: the continued run equals the undisturbed one to the bit."""
+    own, undisturbed, ids = accumulated
+    folder, flags = tmp_path / "run", [*flags_of(place), *own]
+    with stuck_disk(ids, **moment), pytest.raises(StoppedError) as stop:
+        run(folder, *flags)
+    assert stop.value.exit_code == 128 + moment.get("number", signal.SIGTERM)
+    assert max(path.name for path in (folder / "checkpoints").iterdir()) == f"step_{saved:08}"
+    assert summary(folder)["status"] == "stopped"
+    run(folder, *flags, "--resume", "must")
+    for name in ("model", "optimizer", "ema"):
+        assert equal(weights(folder, name=name), weights(undisturbed, name=name))
+    for key in ("final_top1", "best_top1", "global_step", "status"):
+        assert summary(folder)[key] == summary(undisturbed)[key]
+    ours, theirs = ([line for line in records(of) if "val/loss" in line] for of in (folder, undisturbed))
+    for key in ("train/epoch_loss", "samples_seen", "val/loss"):
+        assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs], rel=1e-12), key
+
+
+STUCK = """
+import signal
+from alexnet_dist.data import Photographs
+from alexnet_dist.distributed import signals
+signals.GRACE_SECONDS, picture, reads = 2, Photographs.picture, []
+def stuck(self, index):
+    reads.append(index)
+    if os.environ["RANK"] == "1" and len(self) == {size} and len(reads) == {count}:
+        open("{folder}/stuck", "w").write(self.where(index))
+        open("{folder}/fifo").read()  # nobody writes
+    return picture(self, index)
+Photographs.picture = stuck
+"""
+
+
+def two_ranks(place, folder, *, before=""):
+    flags = [*FLAGS, *flags_of(place, threads=1), "--runtime.cpu", "--checkpoint.every-steps", "1"]
+    flags += ["--runtime.timeout-seconds", str(round(deadline(30))), "--out-dir", str(folder)]
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", program(flags, before=before)],
+            cwd=ROOT,
+            env=os.environ | rank_environment(rank, 2, port),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+
+
+def test_a_stop_ends_the_rank_whose_disk_is_dead_and_so_the_others(place, tmp_path):
+    """They are within a step, in which they wait for it: the run goes on from its last checkpoint."""
+    load(parse([*FLAGS, *flags_of(place)]).data)
+    os.mkfifo(tmp_path / "fifo")
+    ranks = two_ranks(place, tmp_path / "run", before=STUCK.format(size=TRAIN, folder=tmp_path, count=20))
+    try:
+        end = Deadline(90)
+        while not ((tmp_path / "stuck").exists() and (tmp_path / "run/checkpoints/step_00000002").exists()):
+            assert not end.has_passed(), "it did not come to its third step"
+            time.sleep(0.1)
+        for process in ranks:
+            process.send_signal(signal.SIGTERM)
+        errors = [communicate(process, 90)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [1, 1], errors
+    assert not [text for text in errors if "Traceback" in text]
+    told = (
+        f"error: rank 1 was asked to stop by SIGTERM and waits for {(tmp_path / 'stuck').read_text()}, which does not"
+    )
+    assert [line for line in errors[1].splitlines() if line.startswith(told)], errors
+    assert "The same command with the same --out-dir continues" in errors[1]
+    again = two_ranks(place, tmp_path / "run")
+    assert [communicate(process, 90) and process.returncode for process in again] == [0, 0]
+    assert summary(tmp_path / "run")["status"] == "finished"
 
 
 def test_a_resumed_run_must_not_change_how_images_are_kept(place, tmp_path):
@@ -244,7 +379,7 @@ def test_ten_thousand_odd_images_equal_torchvision_to_the_bit(tmp_path, store):
     data = parse([*FLAGS, *flags_of(tmp_path, store), "--data.limit", "10000", "--data.batch-size", "128"])
     accelerator, _ = processes.make_accelerator(data)
     loaded = load(data.data)
-    loaders = train_setup.make_loaders(data, loaded, accelerator, lambda: None)
+    loaders = train_setup.make_loaders(data, loaded, accelerator, lambda *_: False)
     loaders.order.set_position(epoch=1)
     view = v2.Compose([v2.Resize(73, antialias=True), v2.CenterCrop(64)])
     for name, split, loader in (("train", loaded.train, loaders.train), ("test", loaded.test, loaders.test)):

@@ -40,7 +40,7 @@ def see_all(folder, cache):
     found = {}
     for case, flags in CASES.items():
         config = parse([*places, *sizes, "--seed", "3", *flags])
-        loaders = train_setup.make_loaders(config, load(config.data), accelerator, lambda: None)
+        loaders = train_setup.make_loaders(config, load(config.data), accelerator, lambda *_: False)
         for epoch in EPOCHS:
             loaders.order.set_position(epoch=epoch, batch=2 if epoch == EPOCHS[-1] else 0)
             found[case, epoch] = [see(batch, loaders.train, epoch) for batch in loaders.train]

@@ -222,10 +222,11 @@ class Stuck:
 
 
 def test_while_it_waits_it_says_so_each_second(stores):
-    stuck, calls = Stuck(stores["pixels"], 5), []
+    stuck, calls, told = Stuck(stores["pixels"], 5), [], []
 
-    def waiting():
+    def waiting(seconds, file):
         calls.append(time.monotonic())
+        told.append((round(seconds), file()))
         if len(calls) == 2:
             stuck.released.set()
 
@@ -233,13 +234,23 @@ def test_while_it_waits_it_says_so_each_second(stores):
     assert [batch["ids"].item() for batch in batches] == [4, 5, 6]
     assert len(calls) == 2
     assert 0.5 < calls[1] - calls[0] < 3
+    assert [file for _, file in told] == ["train[5] of FILE.parquet"] * 2, "not that of a thread that is idle"
+    assert 1 <= told[0][0] < told[1][0]
+
+
+def test_it_ends_where_nobody_waits_any_longer(stores, monkeypatch):
+    monkeypatch.setattr(photo_loader, "STOP_SECONDS", 0.1)
+    stuck = Stuck(stores["pixels"], 5)
+    batches = loader(stuck, [[3], [4], [5], [6]], waiting=lambda _, file: "[5]" in file())
+    assert [batch["ids"].item() for batch in batches] == [3, 4]
+    stuck.released.set()
 
 
 def test_what_waiting_raises_ends_the_iteration(stores):
     class StopRequestedError(Exception):
         pass
 
-    def waiting():
+    def waiting(*_):
         stuck.released.set()
         raise StopRequestedError
 

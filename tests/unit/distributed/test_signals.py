@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alexnet_dist.distributed.signals import Request, Requests, RunControl, StoppedError
+from alexnet_dist.distributed.signals import GRACE_SECONDS, Request, Requests, RunControl, StoppedError
+from alexnet_dist.distributed.watchdog import LostRankError
 
 ALONE = SimpleNamespace(is_main_process=True, num_processes=1, process_index=0)
 
@@ -83,6 +84,30 @@ def test_a_stop_ends_an_evaluation_after_the_same_batch_on_every_rank(control):
     control.requests.stop()
     with pytest.raises(StoppedError, match="SIGINT"):
         next(batches)
+
+
+def test_a_stop_ends_the_wait_for_images_of_one_process(control):
+    assert not control.waiting(1e9, lambda: "FILE")
+    control.requests.ask(Request.SAVE)
+    assert not control.waiting(1.0, lambda: "FILE")
+    control.requests.stop()
+    assert control.waiting(1.0, lambda: "FILE")
+    assert control.requests.agreed is Request.STOP
+
+
+def test_a_stop_ends_the_wait_of_several_where_the_disk_does_not_answer(control, monkeypatch):
+    control._num_ranks, now = 2, time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert not control.waiting(1e9, lambda: "FILE")
+    control.requests.stop()
+    assert not control.waiting(1e9, lambda: "FILE"), "not at once"
+    now += GRACE_SECONDS + 1
+    control.requests.stop()
+    assert not control.waiting(GRACE_SECONDS - 1, lambda: "FILE"), "images still come"
+    with pytest.raises(
+        LostRankError, match=r"^rank 0 was asked to stop by SIGINT and waits for FILE, which does not come"
+    ):
+        control.waiting(GRACE_SECONDS + 1, lambda: "FILE")
 
 
 def test_a_save_request_does_not_end_an_evaluation(control):
