@@ -1,6 +1,7 @@
 """Loader of photographs: threads read, decode, crop and resize images into the memory of a batch, some batches ahead.
 
 A batch's bytes depend on its ids and on the epoch's boxes alone, not on the number of threads or which of them is fast.
+For a GPU threads do not resize stored pixels: they copy those of the crops, which the GPU resizes to the same bytes.
 """
 
 import math
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet_dist.data import crops
+from alexnet_dist.data import crops, device_crops
 from alexnet_dist.data.crops import Boxes
 from alexnet_dist.data.image_data import Images
 from alexnet_dist.data.loader import Batch
@@ -72,6 +73,8 @@ class PhotoLoader(Collection[Batch]):
         self.ahead = ahead
         self.waiting = waiting
         self.timeout_seconds = timeout_seconds
+        self.resizes_on_device = device.type == "cuda" and photos.store == "pixels" and crops.UINT8_KERNEL
+        """Whether `device_crops` makes the images, equal to those of the CPU's uint8 kernel."""
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -80,19 +83,45 @@ class PhotoLoader(Collection[Batch]):
         return any(batch is other for other in self)
 
     def __iter__(self) -> Iterator[Batch]:
-        workers = _Workers(self.photos, self.boxes(self.epoch()), self.size, self.threads)
+        boxes = self.boxes(self.epoch())
+        workers = _Workers(self.photos, None if self.resizes_on_device else self.size, self.threads)
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         slots: list[_Slot] = []
         begun: deque[_Begun] = deque()
         try:
             for indices in self.batches:
-                begun.append(_begin(indices, workers, slots, self.size, pinned=stream is not None))
+                begun.append(self._begin(indices, boxes, workers, slots))
                 if len(begun) > self.ahead:
                     yield self._finished(begun.popleft(), workers, stream)
             while begun:
                 yield self._finished(begun.popleft(), workers, stream)
         finally:
             workers.stop()
+
+    def _begin(self, indices: list[Index], boxes: Boxes | None, workers: "_Workers", slots: list["_Slot"]) -> "_Begun":
+        """Return a batch whose images are being read into a free slot, or into a new one, which is added to `slots`."""
+        ids = np.ascontiguousarray(np.array(indices, np.int64).reshape(len(indices), -1).T)
+        flat, shape = ids.ravel(), (ids.size, self.size, self.size, 3)
+        taken, views, num_bytes, room = None if boxes is None else boxes[flat], None, math.prod(shape), 0
+        if self.resizes_on_device:
+            corners, sides = np.zeros((ids.size, 2), np.int32), [self.photos.heights[flat], self.photos.widths[flat]]
+            whole = np.column_stack([corners, *sides]) if taken is None else taken
+            views = device_crops.views(whole, self.size, evaluation=taken is None)
+            taken, num_bytes = views.boxes, int(views.places()[-1])
+            room = num_bytes // 8  # for later batches, few of which need more
+        slot = next((slot for slot in slots if slot.is_free(num_bytes)), None)
+        if slot is None:
+            slots[:] = (slot for slot in slots if not slot.is_free(0))  # too small
+            slots.append(slot := _Slot(num_bytes + room, pinned=self.device.type == "cuda"))
+        pixels = slot.pixels[:num_bytes]
+        parts: Sequence[Images] = views.parts(pixels) if views else list(pixels.reshape(shape))
+        per_task = min(IMAGES_PER_TASK, math.ceil(ids.size / workers.count))
+        tasks = []
+        for start in range(0, ids.size, per_task):
+            part = slice(start, start + per_task)
+            its_boxes = None if taken is None else taken[part].tolist()
+            tasks.append(workers.submit(parts[part], flat[part].tolist(), its_boxes))
+        return _Begun(ids, slot, pixels, views, tasks)
 
     def _finished(self, begun: "_Begun", workers: "_Workers", stream: torch.cuda.Stream | None) -> Batch:
         """Return a batch whose images are waited for, on the device."""
@@ -106,11 +135,15 @@ class PhotoLoader(Collection[Batch]):
             task.result()  # raises the error of the first faulty image
         ids = torch.from_numpy(begun.ids)
         labels = torch.from_numpy(self.photos.labels[begun.ids])
-        images = torch.from_numpy(begun.pixels).view(*begun.ids.shape, self.size, self.size, 3)
-        images = images.permute(0, 1, 4, 2, 3)  # (1 or 2, B, 3, S, S)
+        pixels = torch.from_numpy(begun.pixels)
         if stream is not None:
-            images, labels, ids = _copied((images, labels.pin_memory(), ids.pin_memory()), self.device, stream)
+            pixels, labels, ids = _copied((pixels, labels.pin_memory(), ids.pin_memory()), self.device, stream)
             begun.slot.copied = stream.record_event()
+        if begun.views is None:
+            images = pixels.view(-1, self.size, self.size, 3).permute(0, 3, 1, 2)
+        else:
+            images = device_crops.resized(pixels, begun.views)
+        images = images.view(*ids.shape, *images.shape[1:])  # (1 or 2, B, 3, S, S)
         batch: Batch = {"images": images[0], "labels": labels[0], "ids": ids[0]}
         if len(ids) > 1:
             batch |= {"partner_images": images[1], "partner_labels": labels[1], "partner_ids": ids[1]}
@@ -120,19 +153,20 @@ class PhotoLoader(Collection[Batch]):
 class _Slot:
     """Memory of a batch's images, used again when no tensor of an earlier batch is left that shares it."""
 
-    def __init__(self, count: int, size: int, *, pinned: bool) -> None:
-        shape = (count, size, size, 3)
-        self.pixels: Images = (
-            torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy() if pinned else np.empty(shape, np.uint8)
+    def __init__(self, num_bytes: int, *, pinned: bool) -> None:
+        self.pixels: npt.NDArray[np.uint8] = (
+            torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+            if pinned
+            else np.empty(num_bytes, np.uint8)
         )
         self.copied: torch.cuda.Event | None = None
         """Of the copy to the GPU."""
         self._unshared = sys.getrefcount(self.pixels)
 
-    def is_free(self, count: int) -> bool:
-        """Return whether the memory may be overwritten with so many images: tensors of a batch refer to the array."""
+    def is_free(self, num_bytes: int) -> bool:
+        """Return whether the memory may be overwritten with so much: tensors of a batch refer to the array."""
         copied = self.copied is None or self.copied.query()  # type: ignore[no-untyped-call]
-        return len(self.pixels) >= count and copied and sys.getrefcount(self.pixels) <= self._unshared
+        return len(self.pixels) >= num_bytes and copied and sys.getrefcount(self.pixels) <= self._unshared
 
 
 class _Begun(NamedTuple):
@@ -141,21 +175,11 @@ class _Begun(NamedTuple):
     ids: npt.NDArray[np.int64]
     """(1, B), or (2, B) with partners"""
     slot: _Slot
-    pixels: Images
-    """(B or 2 B, S, S, 3) of the slot, which this reference keeps from being free."""
+    pixels: npt.NDArray[np.uint8]
+    """Those of the slot that the batch takes, which this reference keeps from being free."""
+    views: device_crops.Views | None
+    """What of the pictures is copied, to be resized on the device; None where threads resize."""
     tasks: list[Future[None]]
-
-
-def _begin(indices: list[Index], workers: "_Workers", slots: list[_Slot], size: int, *, pinned: bool) -> _Begun:
-    """Return a batch whose images are being read into a free slot, or into a new one, which is added to `slots`."""
-    ids = np.ascontiguousarray(np.array(indices, np.int64).reshape(len(indices), -1).T)
-    slot = next((slot for slot in slots if slot.is_free(ids.size)), None)
-    if slot is None:
-        slots.append(slot := _Slot(ids.size, size, pinned=pinned))
-    per_task = min(IMAGES_PER_TASK, math.ceil(ids.size / workers.count))
-    flat, pixels = ids.ravel().tolist(), slot.pixels[: ids.size]
-    parts = (slice(start, start + per_task) for start in range(0, ids.size, per_task))
-    return _Begun(ids, slot, pixels, [workers.submit(pixels[part], flat[part]) for part in parts])
 
 
 def _copied(
@@ -171,32 +195,40 @@ def _copied(
     return copies
 
 
+_Task = tuple[Sequence[Images], list[int], Sequence[list[int] | None], Future[None]]
+
+
 class _Workers:
     """Threads of an iteration, which end with it. They are daemons: a thread on a dead disk does not keep Python up.
 
     Args:
         photos: the split.
-        boxes: (N, 4) of the epoch, by image id; None for the evaluation view.
-        size: side of the images in pixels.
+        size: side of the images in pixels; None to copy boxes as they are.
         count: number of threads.
     """
 
-    def __init__(self, photos: Photographs, boxes: Boxes | None, size: int, count: int) -> None:
+    def __init__(self, photos: Photographs, size: int | None, count: int) -> None:
         self.count = count
         self.last_image = time.monotonic()
         """When an image was finished last, by `time.monotonic`."""
-        self._photos, self._boxes, self._size = photos, boxes, size
-        self._tasks: SimpleQueue[tuple[Images, list[int], Future[None]] | None] = SimpleQueue()
+        self._photos, self._size = photos, size
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._begun: dict[int, tuple[float, int]] = {}  # by thread: since when it works on which image
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._work, name=f"photos {k}", daemon=True) for k in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, pixels: Images, ids: list[int]) -> Future[None]:
-        """Return the task of filling `pixels`, (K, S, S, 3) uint8, with the images of K ids."""
+    def submit(self, parts: Sequence[Images], ids: list[int], boxes: list[list[int]] | None) -> Future[None]:
+        """Return the task of filling arrays, (S, S, 3) or as large as its box, with the images of these ids.
+
+        Args:
+            parts: of a slot's memory, one for each image.
+            ids: of the images.
+            boxes: top, left, height and width of each crop; None for the evaluation view.
+        """
         task: Future[None] = Future()
-        self._tasks.put((pixels, ids, task))
+        self._tasks.put((parts, ids, boxes or [None] * len(ids), task))
         return task
 
     def oldest(self) -> int:
@@ -214,25 +246,24 @@ class _Workers:
 
     def _work(self) -> None:
         while (item := self._tasks.get()) is not None and not self._stopped.is_set():
-            pixels, ids, task = item
+            parts, ids, boxes, task = item
             try:
-                for row, index in enumerate(ids):
+                for part, index, box in zip(parts, ids, boxes, strict=True):
                     if self._stopped.is_set():
                         break
                     self._begun[threading.get_ident()] = time.monotonic(), index
-                    pixels[row] = self._image(index)
+                    part[:] = self._image(index, box)
                     self.last_image = time.monotonic()
             except BaseException as error:  # noqa: BLE001 - raised where the batch is waited for
                 task.set_exception(error)
             else:
                 task.set_result(None)
-            del item, pixels, task  # a reference to a slot's memory would keep it from being used again
+            del item, parts, part, task  # a reference to a slot's memory would keep it from being used again
 
-    def _image(self, index: int) -> Images:
-        """Return an image as it goes into its batch, (S, S, 3) uint8."""
-        picture = self._photos.picture(index)
-        if self._boxes is None:
-            view = crops.evaluation_view(picture, self._size)
-        else:
-            view = crops.resized_crop(picture, self._boxes[index], self._size)
-        return view.permute(1, 2, 0).numpy()
+    def _image(self, index: int, box: list[int] | None) -> Images:
+        """Return an image as it goes into its batch, (S, S, 3) uint8, or the pixels of its box."""
+        if box is None:
+            assert self._size is not None
+            return crops.evaluation_view(self._photos.picture(index), self._size).permute(1, 2, 0).numpy()
+        crop = self._photos.picture(index, box)
+        return crop if self._size is None else crops.resized_crop(crop, self._size).permute(1, 2, 0).numpy()
