@@ -966,6 +966,14 @@ MUTATIONS = [
         "unit/data/test_decode.py::test_orientation_is_applied_as_pillow_does",
     ),
     Mutation(
+        "P5 region",
+        "a decoder of regions is used without a look at its pixels",
+        "data/decode.py: region",
+        " and region_decoder_agrees()",
+        "",
+        "unit/data/test_decode.py::test_a_library_that_gives_other_pixels_is_not_used",
+    ),
+    Mutation(
         "P6",
         "a link to a class is not followed",
         "sources/folders.py: _scan",

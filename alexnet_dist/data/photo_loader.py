@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -101,26 +101,23 @@ class PhotoLoader(Collection[Batch]):
     def _begin(self, indices: list[Index], boxes: Boxes | None, workers: "_Workers", slots: list["_Slot"]) -> "_Begun":
         """Return a batch whose images are being read into a free slot, or into a new one, which is added to `slots`."""
         ids = np.ascontiguousarray(np.array(indices, np.int64).reshape(len(indices), -1).T)
-        flat, shape = ids.ravel(), (ids.size, self.size, self.size, 3)
-        taken, views, num_bytes, room = None if boxes is None else boxes[flat], None, math.prod(shape), 0
+        flat, shape, views = ids.ravel(), (ids.size, self.size, self.size, 3), None
+        taken = None if boxes is None else boxes[flat]
         if self.resizes_on_device:
-            corners, sides = np.zeros((ids.size, 2), np.int32), [self.photos.heights[flat], self.photos.widths[flat]]
-            whole = np.column_stack([corners, *sides]) if taken is None else taken
-            views = device_crops.views(whole, self.size, evaluation=taken is None)
-            taken, num_bytes = views.boxes, int(views.places()[-1])
-            room = num_bytes // 8  # for later batches, few of which need more
+            views = device_crops.views(taken, self.photos.heights[flat], self.photos.widths[flat], self.size)
+            taken = views.boxes
+        num_bytes = int(views.places()[-1]) if views else math.prod(shape)
         slot = next((slot for slot in slots if slot.is_free(num_bytes)), None)
         if slot is None:
             slots[:] = (slot for slot in slots if not slot.is_free(0))  # too small
-            slots.append(slot := _Slot(num_bytes + room, pinned=self.device.type == "cuda"))
-        pixels = slot.pixels[:num_bytes]
-        parts: Sequence[Images] = views.parts(pixels) if views else list(pixels.reshape(shape))
+            # few later batches of copies need an eighth more
+            slots.append(slot := _Slot(num_bytes * 9 // 8 if views else num_bytes, pinned=self.device.type == "cuda"))
+        pixels = slot.pixels[:num_bytes] if views else slot.pixels[:num_bytes].reshape(shape)
+        parts = views.parts(pixels) if views else list(pixels)
+        given = [None] * ids.size if taken is None else taken.tolist()
         per_task = min(IMAGES_PER_TASK, math.ceil(ids.size / workers.count))
-        tasks = []
-        for start in range(0, ids.size, per_task):
-            part = slice(start, start + per_task)
-            its_boxes = None if taken is None else taken[part].tolist()
-            tasks.append(workers.submit(parts[part], flat[part].tolist(), its_boxes))
+        cuts = [slice(start, start + per_task) for start in range(0, ids.size, per_task)]
+        tasks = [workers.submit(parts[cut], flat[cut].tolist(), given[cut]) for cut in cuts]
         return _Begun(ids, slot, pixels, views, tasks)
 
     def _finished(self, begun: "_Begun", workers: "_Workers", stream: torch.cuda.Stream | None) -> Batch:
@@ -139,10 +136,7 @@ class PhotoLoader(Collection[Batch]):
         if stream is not None:
             pixels, labels, ids = _copied((pixels, labels.pin_memory(), ids.pin_memory()), self.device, stream)
             begun.slot.copied = stream.record_event()
-        if begun.views is None:
-            images = pixels.view(-1, self.size, self.size, 3).permute(0, 3, 1, 2)
-        else:
-            images = device_crops.resized(pixels, begun.views)
+        images = device_crops.resized(pixels, begun.views) if begun.views else pixels.permute(0, 3, 1, 2)
         images = images.view(*ids.shape, *images.shape[1:])  # (1 or 2, B, 3, S, S)
         batch: Batch = {"images": images[0], "labels": labels[0], "ids": ids[0]}
         if len(ids) > 1:
@@ -154,11 +148,8 @@ class _Slot:
     """Memory of a batch's images, used again when no tensor of an earlier batch is left that shares it."""
 
     def __init__(self, num_bytes: int, *, pinned: bool) -> None:
-        self.pixels: npt.NDArray[np.uint8] = (
-            torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
-            if pinned
-            else np.empty(num_bytes, np.uint8)
-        )
+        memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy() if pinned else None
+        self.pixels: npt.NDArray[np.uint8] = np.empty(num_bytes, np.uint8) if memory is None else memory
         self.copied: torch.cuda.Event | None = None
         """Of the copy to the GPU."""
         self._unshared = sys.getrefcount(self.pixels)
@@ -176,7 +167,7 @@ class _Begun(NamedTuple):
     """(1, B), or (2, B) with partners"""
     slot: _Slot
     pixels: npt.NDArray[np.uint8]
-    """Those of the slot that the batch takes, which this reference keeps from being free."""
+    """Of the slot, which this reference keeps from being free: (B or 2 B, S, S, 3), or the bytes of all copies."""
     views: device_crops.Views | None
     """What of the pictures is copied, to be resized on the device; None where threads resize."""
     tasks: list[Future[None]]
@@ -195,9 +186,6 @@ def _copied(
     return copies
 
 
-_Task = tuple[Sequence[Images], list[int], Sequence[list[int] | None], Future[None]]
-
-
 class _Workers:
     """Threads of an iteration, which end with it. They are daemons: a thread on a dead disk does not keep Python up.
 
@@ -212,23 +200,25 @@ class _Workers:
         self.last_image = time.monotonic()
         """When an image was finished last, by `time.monotonic`."""
         self._photos, self._size = photos, size
-        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[list[Images], list[int], list[list[int] | None], Future[None]] | None] = (
+            SimpleQueue()
+        )
         self._begun: dict[int, tuple[float, int]] = {}  # by thread: since when it works on which image
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._work, name=f"photos {k}", daemon=True) for k in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, parts: Sequence[Images], ids: list[int], boxes: list[list[int]] | None) -> Future[None]:
+    def submit(self, parts: list[Images], ids: list[int], boxes: list[list[int] | None]) -> Future[None]:
         """Return the task of filling arrays, (S, S, 3) or as large as its box, with the images of these ids.
 
         Args:
             parts: of a slot's memory, one for each image.
             ids: of the images.
-            boxes: top, left, height and width of each crop; None for the evaluation view.
+            boxes: top, left, height and width of each crop; each None for the evaluation view.
         """
         task: Future[None] = Future()
-        self._tasks.put((parts, ids, boxes or [None] * len(ids), task))
+        self._tasks.put((parts, ids, boxes, task))
         return task
 
     def oldest(self) -> int:
@@ -262,8 +252,8 @@ class _Workers:
 
     def _image(self, index: int, box: list[int] | None) -> Images:
         """Return an image as it goes into its batch, (S, S, 3) uint8, or the pixels of its box."""
-        if box is None:
-            assert self._size is not None
-            return crops.evaluation_view(self._photos.picture(index), self._size).permute(1, 2, 0).numpy()
-        crop = self._photos.picture(index, box)
-        return crop if self._size is None else crops.resized_crop(crop, self._size).permute(1, 2, 0).numpy()
+        picture = self._photos.picture(index, box)
+        if self._size is None:
+            return picture
+        view = crops.resized_crop(picture, self._size) if box else crops.evaluation_view(picture, self._size)
+        return view.permute(1, 2, 0).numpy()

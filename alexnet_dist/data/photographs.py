@@ -105,7 +105,7 @@ class Photographs:
         """Return the place of an image for error messages: its file's path, or `train[4] of FILE.parquet`."""
         return self._place(self.rows["place"].item(index))[1]
 
-    def picture(self, index: int, box: Sequence[int] | None = None) -> Images:
+    def picture(self, index: int, box: list[int] | None = None) -> Images:
         """Return an image's pixels, (H, W, 3) uint8, upright; read-only ones of the memory map for `pixels`.
 
         Args:
@@ -120,7 +120,10 @@ class Photographs:
             picture = self._pixels[offset : offset + length].reshape(height, width, 3)
         else:
             content, where = self._read(offset, length, place)
-            picture = decode.pixels(content, where, Header(height, width, orientation, is_jpeg))
+            head = Header(height, width, orientation, is_jpeg)
+            if box is not None and (found := decode.region(content, head, box)) is not None:
+                return found
+            picture = decode.pixels(content, where, head)
             if picture.shape != (height, width, 3):
                 raise UserError(f"{where} has another size than when it was prepared: prepare it again, or restore it")
         top, left, height, width = box or (0, 0, height, width)

@@ -35,7 +35,7 @@ def test_crops_are_those_of_the_cpu(size):
     heights, widths = np.array(SIDES).T
     for epoch in range(3):
         boxes = crops.boxes(0, epoch, heights, widths, (0.08, 1.0))
-        found = resized(pictures, device_crops.views(boxes, size, evaluation=False))
+        found = resized(pictures, device_crops.views(boxes, *boxes.T[2:], size))
         for image, box, ours in zip(pictures, boxes.tolist(), found, strict=True):
             assert torch.equal(ours, crops.resized_crop(cut(image, box), size)), (image.shape, box)
 
@@ -45,7 +45,7 @@ def test_evaluation_views_are_those_of_the_cpu(size):
     short = round(size * 256 / 224)
     sides = [*SIDES, (short, short), (short, short + 9), (size, size), (short + 1, short)]
     pictures = [picture(*side, seed) for seed, side in enumerate(sides)]
-    found = resized(pictures, device_crops.views(np.array([(0, 0, *side) for side in sides]), size, evaluation=True))
+    found = resized(pictures, device_crops.views(None, *np.array(sides).T, size))
     for image, ours in zip(pictures, found, strict=True):
         assert torch.equal(ours, crops.evaluation_view(image, size)), image.shape
 
@@ -60,14 +60,14 @@ def test_sides_of_all_lengths_are_weighed_as_torch_does(size):
         image[2] = 255
         pictures = [image, image.transpose(1, 0, 2)]
         boxes = np.array([(0, 0, *image.shape[:2]) for image in pictures])
-        found = resized(pictures, device_crops.views(boxes, size, evaluation=False))
+        found = resized(pictures, device_crops.views(boxes, *boxes.T[2:], size))
         for ours, image in zip(found, pictures, strict=True):
             assert torch.equal(ours, crops.resized_crop(image, size)), length
 
 
 def test_more_images_than_are_worked_on_at_once(monkeypatch):
     pictures = [picture(20 + k, 50 - k, k) for k in range(7)]
-    views = device_crops.views(np.array([(0, 0, 20 + k, 50 - k) for k in range(7)]), 16, evaluation=False)
+    views = device_crops.views(None, 20 + np.arange(7), 50 - np.arange(7), 16)
     whole = resized(pictures, views)
     monkeypatch.setattr(device_crops, "IMAGES_AT_ONCE", 3)
     assert torch.equal(resized(pictures, views), whole)
@@ -88,14 +88,14 @@ def test_products_are_exact_in_tf32_in_any_order(length, size, monkeypatch):
 
     monkeypatch.setattr(torch, "bmm", seen)
     white = np.full((length, 5, 3), 255, np.uint8)
-    found = resized([white], device_crops.views(np.array([(0, 0, length, 5)]), size, evaluation=False))
+    found = resized([white], device_crops.views(np.array([(0, 0, length, 5)]), None, None, size))
     assert len(sums) == 2
     assert max(sums) < 2**24
     assert (found == 255).all()
 
 
 def test_of_a_long_picture_only_what_is_looked_at_is_copied():
-    views = device_crops.views(np.array([(0, 0, 256, 4000)]), 224, evaluation=True)
+    views = device_crops.views(None, np.array([256]), np.array([4000]), 224)
     (top, left, height, width) = views.boxes[0].tolist()
     assert height <= 228
     assert width <= 228
@@ -106,6 +106,6 @@ def test_the_precision_of_other_products_stays_as_it_was(monkeypatch):
     during, multiply, settings = [], torch.bmm, torch.backends.cuda.matmul
     monkeypatch.setattr(torch, "bmm", lambda *a: during.append(settings.fp32_precision) or multiply(*a))
     before = settings.fp32_precision
-    resized([picture(9, 9)], device_crops.views(np.array([(0, 0, 9, 9)]), 8, evaluation=False))
+    resized([picture(9, 9)], device_crops.views(None, np.array([9]), np.array([9]), 8))
     assert during == ["tf32", "tf32"]
     assert settings.fp32_precision == before

@@ -237,7 +237,7 @@ def working():
 
 def test_closing_an_iterator_stops_its_threads(stores, monkeypatch):
     picture = type(stores["pixels"]).picture
-    monkeypatch.setattr(type(stores["pixels"]), "picture", lambda self, k: time.sleep(0.5) or picture(self, k))
+    monkeypatch.setattr(type(stores["pixels"]), "picture", lambda self, *k: time.sleep(0.5) or picture(self, *k))
     batches = iter(loader(stores["encoded"], GlobalBatches(COUNT, 4, seed=0, drop_last=True), ahead=2))
     next(batches)
     assert len(working()) == 2
@@ -248,7 +248,9 @@ def test_closing_an_iterator_stops_its_threads(stores, monkeypatch):
 def test_batches_are_filled_ahead(stores, monkeypatch):
     asked = []
     picture = type(stores["pixels"]).picture
-    monkeypatch.setattr(type(stores["pixels"]), "picture", lambda self, k: asked.append(k) or picture(self, k))
+    monkeypatch.setattr(
+        type(stores["pixels"]), "picture", lambda self, k, box: asked.append(k) or picture(self, k, box)
+    )
     batches = iter(loader(stores["pixels"], [[k, k + 1] for k in range(0, 20, 2)], ahead=3))
     next(batches)
     deadline = time.monotonic() + 10
@@ -268,10 +270,10 @@ class Stuck:
     def __getattr__(self, name):
         return getattr(self.photos, name)
 
-    def picture(self, index):
+    def picture(self, index, box=None):
         if index == self.index:
             self.released.wait(60)
-        return self.photos.picture(index)
+        return self.photos.picture(index, box)
 
 
 def test_while_it_waits_it_says_so_each_second(stores):
