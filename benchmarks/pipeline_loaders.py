@@ -1,7 +1,7 @@
 """The contenders of benchmarks/pipeline.py: endless batches of random crops, as users of each library write them.
 
 alexnet_dist    this package's loader: `encoded` over the JPEGs as they are, or `pixels` stored at short side 256
-region          the same with nvImageCodec, which decodes no more of a JPEG than the crop's region
+region          the same where nvImageCodec is installed, which decodes no more of a JPEG than the crop's region
 torchvision     the reference recipe's loader: ImageFolder, Pillow, transforms on Pillow's images, worker processes
 torchvision v2  its own decoder and transforms v2 on uint8 tensors, in the same loader
 timm            `create_loader`, without the part that normalises on the device
@@ -19,7 +19,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,15 +76,14 @@ class Task:
 
 
 def alexnet_dist(task: Task) -> Batches:
-    """Return the batches of this package's loader."""
-    return _photo_batches(task, _photos(task))
+    """Return the batches of this package's loader, without nvImageCodec."""
+    photos = _photos(task)
+    return _photo_batches(task, Whole(photos.folder, photos.store, photos.stored_size, photos.rows))
 
 
 def region(task: Task) -> Batches:
-    """Return the batches of this package's loader over a decoder of regions."""
-    photos = _photos(task)
-    boxes = crops.boxes(0, 0, photos.heights, photos.widths, SCALE)
-    return _photo_batches(task, Regions(photos, boxes))
+    """Return the batches of this package's loader, which uses nvImageCodec where that agrees with Pillow."""
+    return _photo_batches(task, _photos(task))
 
 
 def _photos(task: Task) -> Photographs:
@@ -110,8 +108,7 @@ def _photo_batches(task: Task, photos: Photographs) -> Batches:
     order = GlobalBatches(len(photos), task.batch_size, seed=0, drop_last=True)
 
     def boxes(epoch: int) -> crops.Boxes:
-        drawn = crops.boxes(0, epoch, photos.heights, photos.widths, SCALE)
-        return photos.within(drawn) if isinstance(photos, Regions) else drawn
+        return crops.boxes(0, epoch, photos.heights, photos.widths, SCALE)
 
     loader = PhotoLoader(
         photos,
@@ -125,46 +122,14 @@ def _photo_batches(task: Task, photos: Photographs) -> Batches:
     return (batch["images"] for batch in loader)
 
 
-class Regions(Photographs):
-    """Photographs whose `picture` is the box of an image, decoded by nvImageCodec, which skips what lies outside.
+class Whole(Photographs):
+    """Photographs of which a whole one is decoded for each crop."""
 
-    Args:
-        photos: of the store `encoded`.
-        boxes: (N, 4) of the epoch, by image id.
-    """
-
-    def __init__(self, photos: Photographs, boxes: crops.Boxes) -> None:
-        super().__init__(photos.folder, photos.store, photos.stored_size, photos.rows)
-        self.boxes = boxes
-        self._decoders = threading.local()  # one a thread: a decoder's own threads would compete with the loader's
-
-    @staticmethod
-    def within(boxes: crops.Boxes) -> crops.Boxes:
-        """Return the boxes within the pictures that are cropped to them already."""
-        moved = boxes.copy()
-        moved[:, :2] = 0
-        return moved
-
-    def picture(self, index: int) -> photographs.Images:
-        """Return the box of an image, (height, width, 3) uint8."""
-        top, left, height, width = self.boxes[index].tolist()
-        offset, place, _, length, _, _, orientation, is_jpeg = self.rows[index].tolist()
-        if not is_jpeg or orientation != 1:
-            return super().picture(index)[top : top + height, left : left + width]
-        from nvidia import nvimgcodec
-
-        if not hasattr(self._decoders, "decoder"):
-            cpu = nvimgcodec.Backend(nvimgcodec.CPU_ONLY)
-            self._decoders.decoder = nvimgcodec.Decoder(
-                device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
-                max_num_cpu_threads=1,
-                backends=[cpu],
-                options=":fancy_upsampling=1",
-            )
-        box = nvimgcodec.Region(top, left, top + height, left + width)
-        content, _ = self._read(offset, length, place)
-        stream = nvimgcodec.CodeStream(content).get_sub_code_stream(region=box)
-        return np.asarray(self._decoders.decoder.decode(stream).cpu())
+    def picture(self, index: int, box: list[int] | None = None) -> photographs.Images:
+        """Return an image, or a box of it, (height, width, 3) uint8."""
+        whole = super().picture(index)
+        top, left, height, width = box or (0, 0, *whole.shape[:2])
+        return whole[top : top + height, left : left + width]
 
 
 def region_difference(values: dict[str, Any]) -> dict[str, float]:
@@ -172,11 +137,10 @@ def region_difference(values: dict[str, Any]) -> dict[str, float]:
     photos = _photos(_task(values))
     photos = photos.take(np.arange(min(len(photos), 300)))
     boxes = crops.boxes(0, 0, photos.heights, photos.widths, SCALE)
-    regions = Regions(photos, boxes)
     same, most, total = 0, 0, 0.0
     for index, (top, left, height, width) in enumerate(boxes.tolist()):
         whole = photos.picture(index)[top : top + height, left : left + width]
-        difference = np.abs(whole.astype(np.int16) - regions.picture(index))
+        difference = np.abs(whole.astype(np.int16) - photos.picture(index, [top, left, height, width]))
         same, most = same + (not difference.any()), max(most, int(difference.max()))
         total += float(difference.mean())
     return {"images": len(photos), "equal": same, "mean": total / len(photos), "most": most}

@@ -960,11 +960,9 @@ MUTATIONS = [
     Mutation(
         "P1 boxes",
         "a crop depends on the image's place in the batch",
-        "data/photo_loader.py: _Workers._work",
-        "pixels[row] = self._image(index)",
-        "pixels[row] = self._image(index) if self._boxes is None else crops.resized_crop(\n"
-        "                        self._photos.picture(index), self._boxes[row], self._size\n"
-        "                    ).permute(1, 2, 0)",
+        "data/photo_loader.py: PhotoLoader._begin",
+        "else boxes[flat]",
+        "else boxes[: ids.size]",
         "ranks/test_photographs.py::test_ranks_share_each_batch_of_photographs_of_one",
     ),
     Mutation(
@@ -992,6 +990,14 @@ MUTATIONS = [
         "unit/data/test_photo_loader.py::test_evaluation_images_are_those_of_torchvision_each_once",
     ),
     Mutation(
+        "P3 device",
+        "the device rounds down where the CPU rounds to the nearest level",
+        "data/device_crops.py: _weighed",
+        " + (1 << (shift - 1))",
+        "",
+        "unit/data/test_photo_loader.py::test_images_resized_on_the_device_are_those_of_the_threads",
+    ),
+    Mutation(
         "P4",
         "an image of another size is left out",
         "data/decode.py: decode_all",
@@ -1006,6 +1012,14 @@ MUTATIONS = [
         "return orientation if orientation in range(1, 9) else 1",
         "return 1",
         "unit/data/test_decode.py::test_orientation_is_applied_as_pillow_does",
+    ),
+    Mutation(
+        "P5 region",
+        "a decoder of regions is used without a look at its pixels",
+        "data/decode.py: region",
+        " and region_decoder_agrees()",
+        "",
+        "unit/data/test_decode.py::test_a_library_that_gives_other_pixels_is_not_used",
     ),
     Mutation(
         "P6",

@@ -202,7 +202,7 @@ def evaluate(
 ) -> Result:
     """Return the counts of a network on a data set's evaluation split. Every rank must call it; all get the same."""
     network, inputs = inference.as_evaluated(classifier, accelerator, hardware.precision)
-    loaders = train_setup.make_loaders(Config(data=config), dataset, accelerator, lambda: None)
+    loaders = train_setup.make_loaders(Config(data=config), dataset, accelerator)
     outputs = torch.tensor([classifier.class_names.index(name) for name in dataset.class_names])
     close = CloseCalls(max(ROUNDING[name] for name in (hardware.precision.name, recorded_precision(classifier))))
     network.register_forward_hook(close)

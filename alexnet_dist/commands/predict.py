@@ -99,6 +99,7 @@ class PictureFiles:
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
         self.labels = np.zeros(len(paths), np.int64)
+        self.heights = self.widths = np.zeros(len(paths), np.int32)
         self.errors: dict[int, str] = {}
         """What is wrong with files, by their position."""
 
@@ -106,8 +107,9 @@ class PictureFiles:
         """Return a file's path, fit to print."""
         return printable(self.paths[index])
 
-    def picture(self, index: int) -> Images:
+    def picture(self, index: int, box: Sequence[int] | None = None) -> Images:
         """Return a file's pixels, (H, W, 3) uint8."""
+        assert box is None, "only evaluation looks at files"
         try:
             return decode.picture(self.paths[index])
         except UserError as error:

@@ -108,7 +108,9 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
     return context, loaders, plan
 
 
-def make_loaders(config: Config, dataset: ImageData, accelerator: Accelerator, waiting: Waiting) -> Loaders:
+def make_loaders(
+    config: Config, dataset: ImageData, accelerator: Accelerator, waiting: Waiting = lambda *_: False
+) -> Loaders:
     """Return the loaders of both splits; each yields this rank's pieces of the global batches.
 
     Args:

@@ -82,19 +82,17 @@ def _boxes(
     return np.column_stack([offset, height, width])
 
 
-def resized_crop(picture: Images, box: npt.NDArray[np.integer], size: int) -> torch.Tensor:
+def resized_crop(crop: Images, size: int) -> torch.Tensor:
     """Return a box of a picture, resized to a square as torchvision's v2 `resized_crop(..., antialias=True)` does.
 
     Args:
-        picture: (H, W, 3) uint8.
-        box: (4,) top, left, height, width, within the picture.
+        crop: (height, width, 3) uint8, the pixels of the box.
         size: S, the side of the result in pixels.
 
     Returns:
         (3, S, S) uint8.
     """
-    top, left, height, width = box.tolist()
-    return _resized(picture[top : top + height, left : left + width], size, size)
+    return _resized(crop, size, size)
 
 
 def evaluation_view(picture: Images, size: int) -> torch.Tensor:
@@ -108,7 +106,7 @@ def evaluation_view(picture: Images, size: int) -> torch.Tensor:
         (3, S, S) uint8, which may be a view of the picture.
     """
     height, width = picture.shape[:2]
-    resized = _resized(picture, *_with_short_side(height, width, round(size * SHORT_SIDE)))
+    resized = _resized(picture, *evaluation_size(height, width, size))
     top, left = (round((side - size) / 2) for side in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
 
@@ -127,6 +125,11 @@ def central_square(picture: Images, size: int) -> torch.Tensor:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return _resized(picture[top : top + side, left : left + side], size, size)
+
+
+def evaluation_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return the height and width to which `evaluation_view` resizes a picture of this height and width."""
+    return _with_short_side(height, width, round(size * SHORT_SIDE))
 
 
 def shrunk(picture: Images, short_side: int) -> Images:

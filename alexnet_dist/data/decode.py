@@ -1,7 +1,8 @@
 """Decoding: encoded images of any format as 8-bit RGB pixels, upright by their EXIF orientation; errors name the file.
 
 JPEGs are decoded by simplejpeg, which needs half of Pillow's time, where it gives the pixels that Pillow gives. Pillow
-decodes all else, and whatever simplejpeg objects to: a pixel never depends on whether simplejpeg is installed.
+decodes all else, and whatever simplejpeg objects to: a pixel never depends on whether simplejpeg is installed. Nor does
+it on nvImageCodec, which decodes no more of a JPEG than a crop's region, where it is installed and its pixels agree.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -44,7 +46,8 @@ def _decoder() -> str:
 
 
 DECODER = _decoder()
-"""Decoders with their versions, equal on machines that decode equally. simplejpeg is left out: it changes no pixel."""
+"""Decoders with their versions, equal on machines that decode equally. simplejpeg and nvImageCodec are left out: they
+change no pixel."""
 
 
 class Header(NamedTuple):
@@ -124,6 +127,21 @@ def picture(source: Picture) -> Images:
     return pixels(content, str(source), header(content, str(source)))
 
 
+def region(content: bytes, head: Header, box: list[int]) -> Images | None:
+    """Return a box of what `pixels` returns, (height, width, 3), decoded alone; None where that has to decode all.
+
+    That is the case for a file that is to be turned, for damage, and for sides below 16: at a width of 1, nvImageCodec
+    0.9 upsamples colours in another way. Damage outside the box may go unnoticed.
+
+    Args:
+        content: the file's bytes.
+        head: what `header` returned for these bytes.
+        box: top, left, height, width.
+    """
+    usable = head.is_jpeg and head.orientation == 1 and min(box[2:]) >= 16 and region_decoder_agrees()
+    return _region(content, head, box) if usable else None
+
+
 def upright(picture: Images, orientation: int) -> Images:
     """Return a picture, (H, W, 3), turned and mirrored by its EXIF orientation, C-contiguous.
 
@@ -168,11 +186,57 @@ def simplejpeg_agrees() -> bool:
     """Return whether simplejpeg is installed and decodes as Pillow does: both bring a libjpeg-turbo of their own."""
     if simplejpeg is None:
         return False
-    row, column = np.mgrid[:37, :45]  # odd sides, so that blocks are cut at the border
+    return all(np.array_equal(simplejpeg.decode_jpeg(probe), _by_pillow(probe, "probe")) for probe in _probes())
+
+
+@cache
+def region_decoder_agrees() -> bool:
+    """Return whether nvImageCodec is installed and gives regions the pixels that the whole image has there."""
+    head = Header(37, 45, 1, is_jpeg=True)
+    boxes = [box for k in range(30) for box in ([k % 21, k, 37 - k % 21, 45 - k], [k % 21, k, 16, 16])]
+    try:
+        wholes = [(probe, _by_pillow(probe, "probe")) for probe in _probes()]
+        return all(
+            np.array_equal(np.asarray(_region(probe, head, box)), whole[box[0] :, box[1] :][: box[2], : box[3]])
+            for probe, whole in wholes
+            for box in boxes
+        )
+    except (ImportError, AttributeError, TypeError):  # or another version; or simplejpeg, for the probes, is not
+        return False
+
+
+def _probes() -> list[bytes]:
+    """Return JPEGs of 45x37 pixels: odd sides, so that blocks are cut at the border."""
+    row, column = np.mgrid[:37, :45]
     picture = np.stack([row * 7 % 256, column * 5 % 256, (row * column) % 256], axis=2).astype(np.uint8)
-    probes = [simplejpeg.encode_jpeg(picture, colorsubsampling=sampling) for sampling in SAMPLINGS]
-    probes.append(simplejpeg.encode_jpeg(picture[:, :, :1].copy(), colorspace="GRAY", colorsubsampling="Gray"))
-    return all(np.array_equal(simplejpeg.decode_jpeg(probe), _by_pillow(probe, "probe")) for probe in probes)
+    probes: list[bytes] = [simplejpeg.encode_jpeg(picture, colorsubsampling=sampling) for sampling in SAMPLINGS]
+    Image.fromarray(picture).save(progressive := io.BytesIO(), "JPEG", progressive=True)
+    grey = simplejpeg.encode_jpeg(picture[:, :, :1].copy(), colorspace="GRAY", colorsubsampling="Gray")
+    return [*probes, progressive.getvalue(), grey]
+
+
+@cache
+class _Regions(threading.local):
+    """nvImageCodec on the CPU, with a decoder for each thread: its own threads would compete with the loader's."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # it misses CUDA's libraries, which are not needed
+        from nvidia import nvimgcodec as codec
+
+        self.codec, self.params = codec, codec.DecodeParams(apply_exif_orientation=False)
+        options = {"backends": [codec.Backend(codec.CPU_ONLY)], "options": ":fancy_upsampling=1"}
+        self.decoder = codec.Decoder(device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY, max_num_cpu_threads=1, **options)
+
+
+def _region(content: bytes, head: Header, box: list[int]) -> Images | None:
+    """Return what `region` does; None if the file is damaged, or another one than when its header was read."""
+    (top, left, height, width), regions = box, _Regions()
+    with contextlib.suppress(RuntimeError, ValueError, AttributeError):  # the last of None, for what it cannot decode
+        stream = regions.codec.CodeStream(content)
+        if (stream.height, stream.width) == (head.height, head.width):
+            part = stream.get_sub_code_stream(region=regions.codec.Region(top, left, top + height, left + width))
+            return np.asarray(regions.decoder.decode(part, params=regions.params).cpu())
+    return None
 
 
 def _open(content: bytes, where: str) -> Image.Image:

@@ -1,6 +1,7 @@
 """Loader of photographs: threads read, decode, crop and resize images into the memory of a batch, some batches ahead.
 
 A batch's bytes depend on its ids and on the epoch's boxes alone, not on the number of threads or which of them is fast.
+For a GPU threads do not resize stored pixels: they copy those of the crops, which the GPU resizes to the same bytes.
 """
 
 import math
@@ -8,20 +9,20 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from alexnet_dist.data import crops
+from alexnet_dist.data import crops, device_crops
 from alexnet_dist.data.crops import Boxes
 from alexnet_dist.data.image_data import Images
 from alexnet_dist.data.loader import Batch
-from alexnet_dist.data.photographs import Photographs
 from alexnet_dist.data.sampler import Index
 from alexnet_dist.errors import UserError
 
@@ -29,7 +30,23 @@ IMAGES_PER_TASK = 8  # a task's own cost is 30 microseconds, an image's 150 and 
 STOP_SECONDS = 2.0  # that an iterator which is closed waits for its threads: those on a dead disk never end
 
 
+View = Callable[[Images], torch.Tensor]
 Waiting = Callable[[float, Callable[[], str]], bool]
+
+
+class Pictures(Protocol):
+    """What a loader needs of images: `Photographs`, or files that are named."""
+
+    labels: npt.NDArray[np.int64]
+    heights: npt.NDArray[np.int32]
+    widths: npt.NDArray[np.int32]
+    store: str
+
+    def where(self, index: int) -> str:
+        """Return the place of an image for error messages."""
+
+    def picture(self, index: int, box: Sequence[int] | None = None) -> Images:
+        """Return an image's pixels, (H, W, 3) uint8, or those of a box."""
 
 
 class PhotoLoader(Collection[Batch]):
@@ -43,6 +60,8 @@ class PhotoLoader(Collection[Batch]):
         threads: that decode.
         boxes: returns an epoch's random crops, (N, 4) int32, by image id; None for `crops.evaluation_view`.
         epoch: returns the epoch that an iteration begins.
+        view: returns an image, (3, S, S) uint8, for pixels, (H, W, 3), where there are no boxes; None for
+            `crops.evaluation_view`.
         ahead: batches that are filled while one is used.
         waiting: called about once a second while a batch is waited for, with the seconds in which no image has come and
             what returns the file that is waited for. Where it returns True the iteration ends, as with what it raises.
@@ -54,14 +73,15 @@ class PhotoLoader(Collection[Batch]):
 
     def __init__(
         self,
-        photos: Photographs,
+        photos: Pictures,
         batches: Collection[list[Index]],
         *,
         size: int,
         device: torch.device,
         threads: int,
-        boxes: Callable[[int], Boxes | None],
-        epoch: Callable[[], int],
+        boxes: Callable[[int], Boxes | None] = lambda _: None,
+        epoch: Callable[[], int] = lambda: 0,
+        view: View | None = None,
         ahead: int = 2,
         waiting: Waiting = lambda *_: False,
         timeout_seconds: float = 600.0,
@@ -73,9 +93,14 @@ class PhotoLoader(Collection[Batch]):
         self.threads = threads
         self.boxes = boxes
         self.epoch = epoch
+        self.view = view or partial(crops.evaluation_view, size=size)
         self.ahead = ahead
         self.waiting = waiting
         self.timeout_seconds = timeout_seconds
+        self.resizes_on_device = (
+            device.type == "cuda" and photos.store == "pixels" and view is None and crops.UINT8_KERNEL
+        )
+        """Whether `device_crops` makes the images, equal to those of the CPU's uint8 kernel."""
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -84,13 +109,14 @@ class PhotoLoader(Collection[Batch]):
         return any(batch is other for other in self)
 
     def __iter__(self) -> Iterator[Batch]:
-        workers = _Workers(self.photos, self.boxes(self.epoch()), self.size, self.threads)
+        boxes = self.boxes(self.epoch())
+        workers = _Workers(self.photos, None if self.resizes_on_device else self.size, self.view, self.threads)
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         slots: list[_Slot] = []
         begun: deque[_Begun] = deque()
         try:
             for indices in self.batches:
-                begun.append(_begin(indices, workers, slots, self.size, pinned=stream is not None))
+                begun.append(self._begin(indices, boxes, workers, slots))
                 if len(begun) > self.ahead:
                     yield self._finished(begun.popleft(), workers, stream)
             while begun:
@@ -99,6 +125,28 @@ class PhotoLoader(Collection[Batch]):
             return
         finally:
             workers.stop()
+
+    def _begin(self, indices: list[Index], boxes: Boxes | None, workers: "_Workers", slots: list["_Slot"]) -> "_Begun":
+        """Return a batch whose images are being read into a free slot, or into a new one, which is added to `slots`."""
+        ids = np.ascontiguousarray(np.array(indices, np.int64).reshape(len(indices), -1).T)
+        flat, shape, views = ids.ravel(), (ids.size, self.size, self.size, 3), None
+        taken = None if boxes is None else boxes[flat]
+        if self.resizes_on_device:
+            views = device_crops.views(taken, self.photos.heights[flat], self.photos.widths[flat], self.size)
+            taken = views.boxes
+        num_bytes = int(views.places()[-1]) if views else math.prod(shape)
+        slot = next((slot for slot in slots if slot.is_free(num_bytes)), None)
+        if slot is None:
+            slots[:] = (slot for slot in slots if not slot.is_free(0))  # too small
+            # few later batches of copies need an eighth more
+            slots.append(slot := _Slot(num_bytes * 9 // 8 if views else num_bytes, pinned=self.device.type == "cuda"))
+        pixels = slot.pixels[:num_bytes] if views else slot.pixels[:num_bytes].reshape(shape)
+        parts = views.parts(pixels) if views else list(pixels)
+        given = [None] * ids.size if taken is None else taken.tolist()
+        per_task = min(IMAGES_PER_TASK, math.ceil(ids.size / workers.count))
+        cuts = [slice(start, start + per_task) for start in range(0, ids.size, per_task)]
+        tasks = [workers.submit(parts[cut], flat[cut].tolist(), given[cut]) for cut in cuts]
+        return _Begun(ids, slot, pixels, views, tasks)
 
     def _finished(self, begun: "_Begun", workers: "_Workers", stream: torch.cuda.Stream | None) -> Batch:
         """Return a batch whose images are waited for, on the device."""
@@ -114,11 +162,12 @@ class PhotoLoader(Collection[Batch]):
             task.result()  # raises the error of the first faulty image
         ids = torch.from_numpy(begun.ids)
         labels = torch.from_numpy(self.photos.labels[begun.ids])
-        images = torch.from_numpy(begun.pixels).view(*begun.ids.shape, self.size, self.size, 3)
-        images = images.permute(0, 1, 4, 2, 3)  # (1 or 2, B, 3, S, S)
+        pixels = torch.from_numpy(begun.pixels)
         if stream is not None:
-            images, labels, ids = _copied((images, labels.pin_memory(), ids.pin_memory()), self.device, stream)
+            pixels, labels, ids = _copied((pixels, labels.pin_memory(), ids.pin_memory()), self.device, stream)
             begun.slot.copied = stream.record_event()
+        images = device_crops.resized(pixels, begun.views) if begun.views else pixels.permute(0, 3, 1, 2)
+        images = images.view(*ids.shape, *images.shape[1:])  # (1 or 2, B, 3, S, S)
         batch: Batch = {"images": images[0], "labels": labels[0], "ids": ids[0]}
         if len(ids) > 1:
             batch |= {"partner_images": images[1], "partner_labels": labels[1], "partner_ids": ids[1]}
@@ -132,19 +181,17 @@ class _EndedError(Exception):
 class _Slot:
     """Memory of a batch's images, used again when no tensor of an earlier batch is left that shares it."""
 
-    def __init__(self, count: int, size: int, *, pinned: bool) -> None:
-        shape = (count, size, size, 3)
-        self.pixels: Images = (
-            torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy() if pinned else np.empty(shape, np.uint8)
-        )
+    def __init__(self, num_bytes: int, *, pinned: bool) -> None:
+        memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy() if pinned else None
+        self.pixels: npt.NDArray[np.uint8] = np.empty(num_bytes, np.uint8) if memory is None else memory
         self.copied: torch.cuda.Event | None = None
         """Of the copy to the GPU."""
         self._unshared = sys.getrefcount(self.pixels)
 
-    def is_free(self, count: int) -> bool:
-        """Return whether the memory may be overwritten with so many images: tensors of a batch refer to the array."""
+    def is_free(self, num_bytes: int) -> bool:
+        """Return whether the memory may be overwritten with so much: tensors of a batch refer to the array."""
         copied = self.copied is None or self.copied.query()  # type: ignore[no-untyped-call]
-        return len(self.pixels) >= count and copied and sys.getrefcount(self.pixels) <= self._unshared
+        return len(self.pixels) >= num_bytes and copied and sys.getrefcount(self.pixels) <= self._unshared
 
 
 class _Begun(NamedTuple):
@@ -153,21 +200,11 @@ class _Begun(NamedTuple):
     ids: npt.NDArray[np.int64]
     """(1, B), or (2, B) with partners"""
     slot: _Slot
-    pixels: Images
-    """(B or 2 B, S, S, 3) of the slot, which this reference keeps from being free."""
+    pixels: npt.NDArray[np.uint8]
+    """Of the slot, which this reference keeps from being free: (B or 2 B, S, S, 3), or the bytes of all copies."""
+    views: device_crops.Views | None
+    """What of the pictures is copied, to be resized on the device; None where threads resize."""
     tasks: list[Future[None]]
-
-
-def _begin(indices: list[Index], workers: "_Workers", slots: list[_Slot], size: int, *, pinned: bool) -> _Begun:
-    """Return a batch whose images are being read into a free slot, or into a new one, which is added to `slots`."""
-    ids = np.ascontiguousarray(np.array(indices, np.int64).reshape(len(indices), -1).T)
-    slot = next((slot for slot in slots if slot.is_free(ids.size)), None)
-    if slot is None:
-        slots.append(slot := _Slot(ids.size, size, pinned=pinned))
-    per_task = min(IMAGES_PER_TASK, math.ceil(ids.size / workers.count))
-    flat, pixels = ids.ravel().tolist(), slot.pixels[: ids.size]
-    parts = (slice(start, start + per_task) for start in range(0, ids.size, per_task))
-    return _Begun(ids, slot, pixels, [workers.submit(pixels[part], flat[part]) for part in parts])
 
 
 def _copied(
@@ -188,27 +225,35 @@ class _Workers:
 
     Args:
         photos: the split.
-        boxes: (N, 4) of the epoch, by image id; None for the evaluation view.
-        size: side of the images in pixels.
+        size: side of the images in pixels; None to copy boxes as they are.
+        view: returns an image without a box.
         count: number of threads.
     """
 
-    def __init__(self, photos: Photographs, boxes: Boxes | None, size: int, count: int) -> None:
+    def __init__(self, photos: Pictures, size: int | None, view: View, count: int) -> None:
         self.count = count
         self.last_image = time.monotonic()
         """When an image was finished last, by `time.monotonic`."""
-        self._photos, self._boxes, self._size = photos, boxes, size
-        self._tasks: SimpleQueue[tuple[Images, list[int], Future[None]] | None] = SimpleQueue()
+        self._photos, self._size, self._view = photos, size, view
+        self._tasks: SimpleQueue[tuple[list[Images], list[int], list[list[int] | None], Future[None]] | None] = (
+            SimpleQueue()
+        )
         self._begun: dict[int, tuple[float, int]] = {}  # by thread: since when it works on which image
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._work, name=f"photos {k}", daemon=True) for k in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, pixels: Images, ids: list[int]) -> Future[None]:
-        """Return the task of filling `pixels`, (K, S, S, 3) uint8, with the images of K ids."""
+    def submit(self, parts: list[Images], ids: list[int], boxes: list[list[int] | None]) -> Future[None]:
+        """Return the task of filling arrays, (S, S, 3) or as large as its box, with the images of these ids.
+
+        Args:
+            parts: of a slot's memory, one for each image.
+            ids: of the images.
+            boxes: top, left, height and width of each crop; each None for the evaluation view.
+        """
         task: Future[None] = Future()
-        self._tasks.put((pixels, ids, task))
+        self._tasks.put((parts, ids, boxes, task))
         return task
 
     def oldest(self) -> int:
@@ -226,26 +271,25 @@ class _Workers:
 
     def _work(self) -> None:
         while (item := self._tasks.get()) is not None and not self._stopped.is_set():
-            pixels, ids, task = item
+            parts, ids, boxes, task = item
             try:
-                for row, index in enumerate(ids):
+                for part, index, box in zip(parts, ids, boxes, strict=True):
                     if self._stopped.is_set():
                         break
                     self._begun[threading.get_ident()] = time.monotonic(), index
-                    pixels[row] = self._image(index)
+                    part[:] = self._image(index, box)
                     self.last_image = time.monotonic()
             except BaseException as error:  # noqa: BLE001 - raised where the batch is waited for
                 task.set_exception(error)
             else:
                 task.set_result(None)
             self._begun[threading.get_ident()] = math.inf, index  # idle
-            del item, pixels, task  # a reference to a slot's memory would keep it from being used again
+            del item, parts, part, task  # a reference to a slot's memory would keep it from being used again
 
-    def _image(self, index: int) -> Images:
-        """Return an image as it goes into its batch, (S, S, 3) uint8."""
-        picture = self._photos.picture(index)
-        if self._boxes is None:
-            view = crops.evaluation_view(picture, self._size)
-        else:
-            view = crops.resized_crop(picture, self._boxes[index], self._size)
+    def _image(self, index: int, box: list[int] | None) -> Images:
+        """Return an image as it goes into its batch, (S, S, 3) uint8, or the pixels of its box."""
+        picture = self._photos.picture(index, box)
+        if self._size is None:
+            return picture
+        view = crops.resized_crop(picture, self._size) if box else self._view(picture)
         return view.permute(1, 2, 0).numpy()

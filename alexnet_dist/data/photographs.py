@@ -105,20 +105,29 @@ class Photographs:
         """Return the place of an image for error messages: its file's path, or `train[4] of FILE.parquet`."""
         return self._place(self.rows["place"].item(index))[1]
 
-    def picture(self, index: int) -> Images:
+    def picture(self, index: int, box: list[int] | None = None) -> Images:
         """Return an image's pixels, (H, W, 3) uint8, upright; read-only ones of the memory map for `pixels`.
+
+        Args:
+            index: of the image.
+            box: top, left, height and width of the part that is asked for; None for all.
 
         Raises:
             UserError: the original cannot be read, or is not what was prepared.
         """
         offset, place, _, length, height, width, orientation, is_jpeg = self.rows[index].tolist()
         if self._pixels is not None:
-            return self._pixels[offset : offset + length].reshape(height, width, 3)
-        content, where = self._read(offset, length, place)
-        picture = decode.pixels(content, where, Header(height, width, orientation, is_jpeg))
-        if picture.shape != (height, width, 3):
-            raise UserError(f"{where} has another size than when it was prepared: prepare it again, or restore it")
-        return picture
+            picture = self._pixels[offset : offset + length].reshape(height, width, 3)
+        else:
+            content, where = self._read(offset, length, place)
+            head = Header(height, width, orientation, is_jpeg)
+            if box is not None and (found := decode.region(content, head, box)) is not None:
+                return found
+            picture = decode.pixels(content, where, head)
+            if picture.shape != (height, width, 3):
+                raise UserError(f"{where} has another size than when it was prepared: prepare it again, or restore it")
+        top, left, height, width = box or (0, 0, height, width)
+        return picture[top : top + height, left : left + width]
 
     def sha256(self, index: int) -> bytes:
         """Return the SHA-256 of an image's bytes as stored."""

@@ -118,7 +118,8 @@ def test_batches_of_a_folder_that_is_repeated_are_uint8_crops(images, tmp_path):
     batches.close()
 
 
-def test_boxes_of_regions_begin_at_their_corner():
-    boxes = np.array([[3, 5, 7, 9], [0, 1, 2, 3]], np.int32)
-    assert loaders.Regions.within(boxes).tolist() == [[0, 0, 7, 9], [0, 0, 2, 3]]
-    assert boxes[0].tolist() == [3, 5, 7, 9]
+def test_the_contender_without_regions_gives_the_same_pixels(tmp_path):
+    task = loaders.Task("originals", photos(tmp_path / "photos", "a/0.jpg", "b/1.jpg"), tmp_path, 1, 2, 24)
+    whole = loaders._photos(task)
+    given = loaders.Whole(whole.folder, whole.store, whole.stored_size, whole.rows).picture(0, [3, 5, 20, 30])
+    assert np.array_equal(given, whole.picture(0)[3:23, 5:35])

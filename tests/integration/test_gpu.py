@@ -37,3 +37,30 @@ def test_enlargement_on_the_gpu_is_pillows():
     for source in (8, 32):
         images = torch.randint(0, 256, (16, 3, source, source), dtype=torch.uint8)
         assert torch.equal(enlarge(images.cuda(), 224).cpu(), enlarge(images, 224))
+
+
+@pytest.mark.gpu
+def test_photographs_on_the_gpu_are_those_of_the_cpu(tmp_path):
+    """To the bit: threads resize originals, and the GPU stored pixels."""
+    from photos import InMemory, encoded
+
+    from alexnet_dist.data import GlobalBatches, PhotoLoader, crops
+    from alexnet_dist.data.photographs import prepare
+
+    sides = torch.randint(40, 400, (150, 2)).tolist()
+    images = InMemory([encoded(*side, seed=k) for k, side in enumerate(sides)])
+    order = GlobalBatches(150, 70, seed=0, drop_last=False, partners=True)
+    for store in ("pixels", "encoded"):
+        photos = prepare(images, None, ("a", "b"), tmp_path / store, store=store, stored_size=256, threads=2).train
+        drawn = crops.boxes(0, 0, photos.heights, photos.widths, (0.08, 1.0))
+        for boxes in (drawn, None):
+            batches = []
+            for device in ("cpu", "cuda"):
+                made = PhotoLoader(
+                    photos, order, size=224, device=torch.device(device), threads=4, boxes=lambda _, b=boxes: b,
+                    epoch=lambda: 0,
+                )  # fmt: skip
+                assert made.resizes_on_device == (device == "cuda" and store == "pixels" and crops.UINT8_KERNEL)
+                batches.append(list(made))
+            for cpu, gpu in zip(*batches, strict=True):
+                assert all(torch.equal(gpu[key].cpu(), cpu[key]) for key in cpu)

@@ -45,6 +45,7 @@ HOMES = {
         *("tracking/run_logger", "tracking/tensorboard_tracker"),
     },
     "simplejpeg": {"data/decode"},
+    "nvidia": {"data/decode"},
     "matplotlib": {"visualization/plots"},
     "tyro": {"config/cli", "config/commands"},
     "tqdm": {"tracking/console", "data/photographs"},

@@ -4,7 +4,9 @@ import io
 import re
 import resource
 import struct
+import sys
 import tracemalloc
+import types
 import zlib
 
 import numpy as np
@@ -14,7 +16,7 @@ from image_sets import as_pillow_reads, file_content, first_half, pngs, random_i
 from photos import InMemory, encoded, picture
 from PIL import Image, ImageOps, features
 
-from alexnet_dist.data import decode
+from alexnet_dist.data import crops, decode
 from alexnet_dist.errors import UserError
 
 # what damaged files provoke from Pillow beside the error; the package's own warnings stay visible
@@ -105,6 +107,154 @@ def test_what_libjpeg_warns_about_is_left_to_pillow():
 
 def test_decoders_are_named_with_versions():
     assert re.fullmatch(r"Pillow [\d.]+, libjpeg(-turbo)? [\d.]+", decode.DECODER)
+
+
+# ---- regions --------------------------------------------------------------------------------------------------------
+
+BOXES = [[0, 0, 40, 50], [3, 5, 16, 16], [7, 0, 33, 20], [11, 34, 29, 16], [0, 9, 17, 41]]
+
+
+class StandIn:
+    """nvImageCodec as far as it is used; `spoil` changes what it decodes."""
+
+    NVIMGCODEC_DEVICE_CPU_ONLY = CPU_ONLY = -1
+
+    def __init__(self, spoil=lambda part, _: part):
+        self.spoil, self.asked = spoil, []
+
+    def Backend(self, kind):  # noqa: N802 - its name there
+        return kind
+
+    def DecodeParams(self, *, apply_exif_orientation):  # noqa: N802 - its name there
+        assert not apply_exif_orientation
+
+    def Region(self, *corners):  # noqa: N802 - its name there
+        return corners
+
+    def CodeStream(self, content):  # noqa: N802 - its name there
+        try:
+            image = Image.open(io.BytesIO(content))
+        except OSError as error:
+            raise RuntimeError(str(error)) from None
+        stream = types.SimpleNamespace(image=image, height=image.height, width=image.width)
+        stream.get_sub_code_stream = lambda region: types.SimpleNamespace(image=image, region=region)
+        return stream
+
+    def Decoder(self, **_options):  # noqa: N802 - its name there
+        def decode_one(stream, params):
+            assert params is None
+            top, left, bottom, right = stream.region
+            self.asked.append(stream.region)
+            try:
+                part = np.asarray(stream.image.convert("RGB"))[top:bottom, left:right]
+            except OSError:
+                return None
+            return types.SimpleNamespace(cpu=lambda: self.spoil(part.copy(), stream))
+
+        return types.SimpleNamespace(decode=decode_one)
+
+
+def install(monkeypatch, library):
+    package = types.ModuleType("nvidia")
+    if library is not None:
+        package.nvimgcodec = library
+    monkeypatch.setitem(sys.modules, "nvidia", package)
+    monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", library)
+
+
+@pytest.fixture
+def _regions_anew():
+    for cached in (decode.region_decoder_agrees, decode._Regions):
+        cached.cache_clear()
+    yield
+    for cached in (decode.region_decoder_agrees, decode._Regions):
+        cached.cache_clear()
+
+
+def region(content, box):
+    return decode.region(content, decode.header(content, "FILE"), box)
+
+
+def cut(image, box):
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
+@pytest.mark.usefixtures("_regions_anew")
+def test_a_region_is_decoded_alone_where_a_library_can(monkeypatch):
+    library = StandIn()
+    install(monkeypatch, library)
+    assert decode.region_decoder_agrees()
+    library.asked.clear()
+    content = encoded(40, 50)
+    for box in BOXES:
+        np.testing.assert_array_equal(region(content, box), cut(decoded(content), box))
+    assert library.asked == [(top, left, top + height, left + width) for top, left, height, width in BOXES]
+
+
+@pytest.mark.usefixtures("_regions_anew")
+@pytest.mark.parametrize(
+    "content",
+    [encoded(40, 50, "PNG"), encoded(40, 50, mode="CMYK"), encoded(40, 50, orientation=6), encoded(40, 50)[:-400]],
+    ids=["PNG", "CMYK", "turned", "truncated"],
+)
+def test_all_else_is_decoded_whole(monkeypatch, content):
+    install(monkeypatch, StandIn())
+    assert region(content, [3, 5, 20, 20]) is None
+
+
+@pytest.mark.usefixtures("_regions_anew")
+def test_narrow_regions_and_files_that_were_changed_are_decoded_whole(monkeypatch):
+    install(monkeypatch, StandIn())
+    assert region(encoded(40, 50), [0, 0, 40, 15]) is None
+    assert decode.region(encoded(41, 50), decode.header(encoded(40, 50), "FILE"), [0, 0, 20, 20]) is None
+    assert decode.region(b"garbage", decode.header(encoded(40, 50), "FILE"), [0, 0, 20, 20]) is None
+
+
+def _last_column(part, stream):
+    part[:, -1] ^= np.uint8(stream.region[3] == 45)
+    return part
+
+
+def _subsampled_both_ways(part, stream):
+    return part ^ np.uint8([layer[1:3] for layer in getattr(stream.image, "layer", [])][:1] == [(2, 2)])
+
+
+SPOILS = {
+    "all pixels": lambda part, _: part ^ 1,
+    "the last column": _last_column,
+    "4:2:0": _subsampled_both_ways,
+    "progressive": lambda part, stream: part ^ np.uint8("progressive" in stream.image.info),
+    "grey": lambda part, stream: part ^ np.uint8(stream.image.mode == "L"),
+    "shape": lambda part, _: part[1:],
+}
+
+
+@pytest.mark.usefixtures("_regions_anew")
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_a_library_that_gives_other_pixels_is_not_used(monkeypatch, spoil):
+    install(monkeypatch, StandIn(SPOILS[spoil]))
+    assert not decode.region_decoder_agrees()
+    assert region(encoded(40, 50), [3, 5, 20, 20]) is None
+
+
+@pytest.mark.usefixtures("_regions_anew")
+@pytest.mark.parametrize("library", [None, types.SimpleNamespace(), simplejpeg], ids=["none", "empty", "another"])
+def test_without_the_library_or_with_another_version_nothing_is_decoded_alone(monkeypatch, library):
+    install(monkeypatch, library)
+    assert region(encoded(40, 50), [3, 5, 20, 20]) is None
+
+
+@pytest.mark.usefixtures("_regions_anew")
+def test_nvimagecodec_gives_the_pixels_of_the_whole_image():
+    """Seen with 0.9.0, where it is installed."""
+    pytest.importorskip("nvidia.nvimgcodec")
+    assert decode.region_decoder_agrees()
+    options = [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"mode": "L"}, {"quality": 20}]
+    for seed, option in enumerate(options):
+        content = encoded(90 + seed, 61, seed=seed, **option)
+        for box in crops.boxes(seed, 0, np.full(40, 90 + seed), np.full(40, 61), (0.2, 1.0)).tolist():
+            np.testing.assert_array_equal(region(content, box), cut(decoded(content), box))
 
 
 # ---- orientation and modes ------------------------------------------------------------------------------------------

@@ -127,6 +127,59 @@ def test_images_are_in_the_layout_that_the_first_layer_reads(stores):
     assert batch["images"].is_contiguous(memory_format=torch.channels_last)
 
 
+# ---- crops that the device resizes: here the CPU is the device -------------------------------------------------------
+
+
+def on_device(photos, batches, **options):
+    made = loader(photos, batches, **options)
+    assert not made.resizes_on_device, "a CPU's threads resize"
+    made.resizes_on_device = True
+    return made
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("partners", [True, False])
+@pytest.mark.skipif(not crops.UINT8_KERNEL, reason="this CPU resizes in float32")
+def test_images_resized_on_the_device_are_those_of_the_threads(stores, augment, partners):
+    order = GlobalBatches(COUNT, 12, seed=0, drop_last=False, partners=partners)
+    expected = list(loader(stores["pixels"], order, augment=augment))
+    found = list(on_device(stores["pixels"], order, augment=augment))
+    assert len(found) == len(expected) == 5
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+        assert one["images"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_for_the_device_only_the_pixels_of_a_crop_are_copied(stores, monkeypatch):
+    monkeypatch.setattr(crops, "_resized", None)
+    photos, taken, picture = stores["pixels"], [], type(stores["pixels"]).picture
+    monkeypatch.setattr(type(photos), "picture", lambda self, k, box: taken.append(box) or picture(self, k, box))
+    (batch,) = on_device(photos, [[3, 4]], augment=True, threads=1)
+    assert batch["ids"].tolist() == [3, 4]
+    assert taken == boxes_of(photos)(0)[3:5].tolist()
+
+
+def test_memory_of_copies_is_used_again_and_grows_with_them(stores, monkeypatch):
+    made = count_slots(monkeypatch)
+    areas = stores["pixels"].heights * stores["pixels"].widths
+    rising = [[index] for index in np.argsort(areas).tolist()]
+    for batch in on_device(stores["pixels"], rising * 2, augment=False):
+        assert len(batch["ids"]) == 1
+    assert len(made) < 40
+    made.clear()
+    for _ in on_device(stores["pixels"], rising[::-1], augment=False):
+        time.sleep(0.002)
+    assert len(made) <= 5
+
+
+@pytest.mark.parametrize(
+    ("store", "kernel", "expected"), [("pixels", True, True), ("encoded", True, False), ("pixels", False, False)]
+)
+def test_a_gpu_resizes_stored_pixels_where_the_cpu_would_give_the_same(stores, monkeypatch, store, kernel, expected):
+    monkeypatch.setattr(crops, "UINT8_KERNEL", kernel)
+    assert loader(stores[store], [[0]], device=torch.device("cuda")).resizes_on_device == expected
+
+
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +237,7 @@ def working():
 
 def test_closing_an_iterator_stops_its_threads(stores, monkeypatch):
     picture = type(stores["pixels"]).picture
-    monkeypatch.setattr(type(stores["pixels"]), "picture", lambda self, k: time.sleep(0.5) or picture(self, k))
+    monkeypatch.setattr(type(stores["pixels"]), "picture", lambda self, *k: time.sleep(0.5) or picture(self, *k))
     batches = iter(loader(stores["encoded"], GlobalBatches(COUNT, 4, seed=0, drop_last=True), ahead=2))
     next(batches)
     assert len(working()) == 2
@@ -195,7 +248,9 @@ def test_closing_an_iterator_stops_its_threads(stores, monkeypatch):
 def test_batches_are_filled_ahead(stores, monkeypatch):
     asked = []
     picture = type(stores["pixels"]).picture
-    monkeypatch.setattr(type(stores["pixels"]), "picture", lambda self, k: asked.append(k) or picture(self, k))
+    monkeypatch.setattr(
+        type(stores["pixels"]), "picture", lambda self, k, box: asked.append(k) or picture(self, k, box)
+    )
     batches = iter(loader(stores["pixels"], [[k, k + 1] for k in range(0, 20, 2)], ahead=3))
     next(batches)
     deadline = time.monotonic() + 10
@@ -215,10 +270,10 @@ class Stuck:
     def __getattr__(self, name):
         return getattr(self.photos, name)
 
-    def picture(self, index):
+    def picture(self, index, box=None):
         if index == self.index:
             self.released.wait(60)
-        return self.photos.picture(index)
+        return self.photos.picture(index, box)
 
 
 def test_while_it_waits_it_says_so_each_second(stores):

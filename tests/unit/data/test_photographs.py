@@ -85,6 +85,18 @@ def test_pictures_are_those_of_torchvision(tmp_path, source, store, threads):
     assert found.train.labels.tolist() == [0, 1] * 12
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_a_box_of_a_picture_is_a_part_of_it(tmp_path, monkeypatch, store):
+    found, asked = prepared(tmp_path, InMemory(contents(9)), store=store).train, []
+    for region in (lambda *given: asked.append(given), lambda *_: np.full((3, 5, 3), 7, np.uint8)):
+        monkeypatch.setattr(decode, "region", region)
+        for k in range(9):
+            part = found.picture(k, [1, 2, 3, 5])
+            alone = store == "encoded" and region(b"", None, []) is not None
+            np.testing.assert_array_equal(part, 7 if alone else found.picture(k)[1:4, 2:7])
+    assert [given[2] for given in asked if given[0]] == [[1, 2, 3, 5]] * (9 if store == "encoded" else 0)
+
+
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("store", STORES)
 def test_each_image_is_read_once(tmp_path, monkeypatch, source, store):
