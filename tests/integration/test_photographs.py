@@ -4,18 +4,16 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+import warm
 from deadlines import deadline
 from image_sets import as_pillow_reads
 from photos import encoded, photo_folder
 from PIL import Image, ImageOps
-from places import ROOT
 from tiny import FLAGS, equal, losses, program, records, run, run_with_ids, summary, tiny_alexnet, weights
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
@@ -97,9 +95,7 @@ def test_killed_and_resumed_equals_undisturbed(*, place, tmp_path, finished, sto
     own = [*flags_of(place, store), "--checkpoint.every-steps", "1", "--runtime.cpu"]
     flags = [*FLAGS, *own, "--out-dir", str(folder)]
     code = program(flags, before=DIE.format(step=step, signal=int(signal.SIGKILL)))
-    killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=deadline(120), check=False
-    )
+    killed = warm.execute(code, timeout=deadline(120))
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     begun = max(int(path.name[5:]) for path in (folder / "checkpoints").glob("step_*"))
     assert 0 < begun < step, "no checkpoint to go on from"
