@@ -31,9 +31,7 @@ def context() -> BaseContext:
     found = mp.get_context("forkserver")
     found.set_forkserver_preload(IMPORTED)
     before = dict(os.environ)
-    os.environ["PYTHONPATH"] = (
-        f"{ROOT}{os.pathsep}{SUPPORT}"  # as pytest finds them
-    )
+    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{SUPPORT}"  # as pytest finds them
     os.environ.pop("OMP_NUM_THREADS", None)
     try:
         forkserver.ensure_running()
