@@ -5,7 +5,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Most tests wait: for processes to start, or to notice that another is gone. So several files run beside each other.
-BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Those of many short tests, tests/unit, come last, as their folder does: none is left alone for minutes at the end.
+BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install train test test-fast test-long test-services check format bench bench-pipeline clean
 

@@ -9,20 +9,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from filelock import FileLock
-from PIL import Image
-
-torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from all tests but those for them: the numbers and process counts here are a CPU's."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_threads() -> None:
+    """Let torch use two threads; it is imported late, as the process that hands tests to others has no use for it."""
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,8 @@ def clean_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 
 def reset_accelerate() -> None:
     """Forget the process group's settings, as in a new process."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
     GradientState._reset_state()
@@ -54,6 +57,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     to continue it makes a copy. It outlives the workers, whose own folders are below the one that it is in.
     """
     import tiny
+    from filelock import FileLock
 
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
@@ -62,7 +66,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with FileLock(shared / "lock"):
         if not fault.exists() and not end.exists():
             try:
-                tiny.run(folder, "--log.kernels-every-epochs", "1")
+                tiny.run(folder, "--log.kernels-every-epochs", "1", drawn=True)
                 end.touch()
             except Exception:  # noqa: BLE001 - whatever it is, every worker shows it
                 fault.write_text(traceback.format_exc())
@@ -82,6 +86,8 @@ def last_changes(folder: Path) -> dict[Path, int]:
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Callable[..., Path]:
     """Return a maker of small data sets in ImageFolder layout."""
+    import numpy as np
+    from PIL import Image
 
     def make(
         *, size: int = 8, per_class: int = 4, classes: tuple[str, ...] = ("cat", "dog"), name: str = "images"

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ class PictureFiles:
         """Return a file's path, fit to print."""
         return printable(self.paths[index])
 
-    def picture(self, index: int, box: Sequence[int] | None = None) -> Images:
+    def picture(self, index: int, box: list[int] | None = None) -> Images:
         """Return a file's pixels, (H, W, 3) uint8."""
         assert box is None, "only evaluation looks at files"
         try:
@@ -139,14 +140,14 @@ def report(rows: Iterator[Row], files: Sequence[str], classifier: Classifier, op
     return code
 
 
-def _write_text(output: io.TextIOBase, file: str, row: Row) -> None:
+def _write_text(output: TextIO, file: str, row: Row) -> None:
     output.write(f"{file}: {', '.join(f'{name} {share:.1%}' for name, share in row.classes)}\n")
 
 
-def _write_csv(output: io.TextIOBase, file: str, row: Row) -> None:
+def _write_csv(output: TextIO, file: str, row: Row) -> None:
     csv.writer(output).writerow([file, *(value for found in row.classes for value in found), *row.logits])
 
 
-def _write_jsonl(output: io.TextIOBase, file: str, row: Row) -> None:
+def _write_jsonl(output: TextIO, file: str, row: Row) -> None:
     line = {"file": file, "classes": [found._asdict() for found in row.classes]}
     output.write(json.dumps(line | ({"logits": row.logits} if row.logits else {})) + "\n")

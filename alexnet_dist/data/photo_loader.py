@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, wait
 from functools import partial
 from queue import SimpleQueue
@@ -37,15 +37,26 @@ Waiting = Callable[[float, Callable[[], str]], bool]
 class Pictures(Protocol):
     """What a loader needs of images: `Photographs`, or files that are named."""
 
-    labels: npt.NDArray[np.int64]
-    heights: npt.NDArray[np.int32]
-    widths: npt.NDArray[np.int32]
-    store: str
+    @property
+    def store(self) -> str:
+        """How they are kept: `pixels`, or `encoded`."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(N,)."""
+
+    @property
+    def heights(self) -> npt.NDArray[np.int32]:
+        """(N,) in pixels, and"""
+
+    @property
+    def widths(self) -> npt.NDArray[np.int32]:
+        """(N,); of the store `pixels` alone."""
 
     def where(self, index: int) -> str:
         """Return the place of an image for error messages."""
 
-    def picture(self, index: int, box: Sequence[int] | None = None) -> Images:
+    def picture(self, index: int, box: list[int] | None = None) -> Images:
         """Return an image's pixels, (H, W, 3) uint8, or those of a box."""
 
 

@@ -3,11 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from places import ROOT
+import warm
 from tiny import FLAGS, equal, losses, program, records, run, weights
 
 from alexnet_dist.config import parse
@@ -20,7 +19,7 @@ def command(folder: Path, *flags: str, first: str = "") -> subprocess.CompletedP
     """Run train.py's tiny twin as a user does; `first` is code that runs before it."""
     before = f"from alexnet_dist.training import checkpoint\n{first}"
     code = program([*FLAGS, "--out-dir", str(folder), *flags], before=before)
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    return warm.execute(code)
 
 
 RARELY = ("--checkpoint.every-epochs", "1000")

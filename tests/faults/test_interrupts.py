@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+import warm
 from deadlines import Deadline, communicate
 from places import ROOT
 from ranks import run_ranks
@@ -48,8 +49,7 @@ print("alive")
 
 
 def ending(folder, signals, *, repeat_seconds):
-    command = [sys.executable, "-c", SECOND_SIGNAL, str(folder), str(repeat_seconds), *signals]
-    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT).returncode
+    return warm.execute(SECOND_SIGNAL, str(folder), str(repeat_seconds), *signals).returncode
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path):
 def test_a_killed_run_leaves_its_folder_free(tmp_path):
     script = "import sys, os, signal; from pathlib import Path; from alexnet_dist.tracking import run_dir as runlog; "
     script += "lock = runlog.RunDirLock(); lock.take(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, cwd=ROOT)
+    killed = warm.execute(script, str(tmp_path))
     assert killed.returncode == -signal.SIGKILL
     lock = run_dir.RunDirLock()
     lock.take(tmp_path)

@@ -1,11 +1,8 @@
 """Saves that are killed, or whose files cannot grow: the earlier checkpoint stays."""
 
-import subprocess
-import sys
-
 import pytest
+import warm
 from checkpoints import save
-from places import ROOT
 
 from alexnet_dist.training import checkpoint
 
@@ -22,7 +19,7 @@ def test_file_size_limit_of_the_system_is_one_clear_error(tmp_path):
         "except UserError as error: print('refused:', error)\n"
     )
     save(tmp_path, step=1)
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = warm.execute(code)
     assert "refused: the checkpoint" in ended.stdout, ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
 
@@ -31,7 +28,7 @@ def test_file_size_limit_of_the_system_is_one_clear_error(tmp_path):
 def test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one(tmp_path, moment):
     """The process dies without warning (as by SIGKILL) between two steps of the save."""
     code = (
-        "import os, sys; sys.path[:0] = ['tests/support', '.']; from pathlib import Path; import checkpoints as t\n"
+        "import os, sys; from pathlib import Path; import checkpoints as t\n"
         "from alexnet_dist import atomic_files as files\n"
         "def die_after(count, original):\n"
         "    calls = []\n"
@@ -48,7 +45,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one(tmp_path, moment)
         f"t.save(Path({str(tmp_path)!r}), step=2)\n"
     )
     save(tmp_path, step=1)
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = warm.execute(code)
     assert ended.returncode == 9, ended.stderr
     complete = moment == "rename"  # all of it was on the disk, only its name was missing
     assert checkpoint.newest(tmp_path)[0].name == f"step_0000000{1 + complete}"
@@ -60,7 +57,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_earlier_one(tmp_path, moment)
 def test_a_kill_while_a_checkpoint_is_replaced_leaves_one(tmp_path, renames):
     """The only checkpoint there is, and the process dies between the two renames that replace it, or before both."""
     code = (
-        "import os, sys; sys.path[:0] = ['tests/support', '.']; from pathlib import Path; import checkpoints as t\n"
+        "import os, sys; from pathlib import Path; import checkpoints as t\n"
         "rename, calls = Path.rename, []\n"
         "def dying(self, to):\n"
         f"    if len(calls) == {renames}: os._exit(9)\n"
@@ -70,7 +67,7 @@ def test_a_kill_while_a_checkpoint_is_replaced_leaves_one(tmp_path, renames):
         f"t.save(Path({str(tmp_path)!r}), step=1, progress='new')\n"
     )
     save(tmp_path, step=1, progress="old")
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = warm.execute(code)
     assert ended.returncode == 9, ended.stderr
     assert checkpoint.newest(tmp_path)[1]["progress"] == ("new" if renames else "old")
     save(tmp_path, step=2)

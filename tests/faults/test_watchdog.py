@@ -3,16 +3,14 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from deadlines import Deadline, communicate, deadline
-from places import ROOT
 from ranks import free_port, rank_environment
 from tiny import FLAGS, equal, program, weights
+from warm import Process
 
 TIMEOUT = 6  # seconds of an idle machine: gloo's own timeout, and the watchdog's
 GRACE = 20  # for messages
@@ -22,23 +20,13 @@ def scaled_timeout() -> int:
     return round(deadline(TIMEOUT))
 
 
-def start(folder: Path, *, before: str = "") -> list[subprocess.Popen]:
+def start(folder: Path, *, before: str = "") -> list[Process]:
     """Start two ranks of a long tiny run, without a launcher; `before` is code that each rank runs first."""
     flags = [*FLAGS, "--runtime.cpu", "--epochs", "500", "--out-dir", str(folder), "--checkpoint.every-epochs", "1000"]
     flags += ["--runtime.timeout-seconds", str(scaled_timeout())]
     code = program(flags, before=f"rank = int(os.environ['RANK'])\n{before}")
     port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env=os.environ | rank_environment(rank, 2, port),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
+    return [Process(code, environment=os.environ | rank_environment(rank, 2, port)) for rank in (0, 1)]
 
 
 def wait_for_steps(folder: Path, *, count: int = 3) -> None:
@@ -49,13 +37,13 @@ def wait_for_steps(folder: Path, *, count: int = 3) -> None:
         time.sleep(0.1)
 
 
-def ending(process: subprocess.Popen, *, within: float) -> tuple[int, str]:
+def ending(process: Process, *, within: float) -> tuple[int, str]:
     """Return a process's exit code and its errors; it has to end within so many seconds of an idle machine."""
     _, errors = communicate(process, within)
     return process.returncode, errors
 
 
-def kill_all(processes: list[subprocess.Popen]) -> None:
+def kill_all(processes: list[Process]) -> None:
     for process in processes:
         if process.poll() is None:
             process.kill()

@@ -21,7 +21,7 @@ from alexnet_dist.training.metrics import Evaluation
 
 RECIPE = ROOT / "recipes/lecture.yaml"
 DATASET = os.environ.get("ALEXNET_DIST_TEST_CIFAR10", "synthetic")
-BATCH, STEPS = 64, 5  # the lecture's real batch: see the recipe's header
+BATCH = 64  # the lecture's real batch: see the recipe's header
 
 
 def lecture_losses(order: list[list[int]]) -> tuple[list[torch.Tensor], list[float]]:
@@ -47,7 +47,8 @@ def lecture_losses(order: list[list[int]]) -> tuple[list[torch.Tensor], list[flo
     return all_inputs, losses
 
 
-def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypatch, steps):
     seen: list[torch.Tensor] = []
     step = train_loop.train_step
 
@@ -58,15 +59,15 @@ def test_inputs_are_the_same_bits_and_losses_the_same_numbers(tmp_path, monkeypa
 
     monkeypatch.setattr(train_loop, "train_step", spy)
     flags = ["--config", str(RECIPE), "--data.dataset", DATASET, "--data.batch-size", str(BATCH)]
-    flags += ["--model.dropout", "0", "--runtime.precision", "fp32", "--max-steps", str(STEPS)]
+    flags += ["--model.dropout", "0", "--runtime.precision", "fp32", "--max-steps", str(steps)]
     # In place of what tiny.run gives its small runs: the recipe's own sizes.
     monkeypatch.setattr("tiny.FLAGS", ["--log.every-steps", "1", "--log.trackers"])
     monkeypatch.setattr(eval_loop, "evaluate", _no_evaluation)
     folder = run(tmp_path / "run", *flags, network=torchvision.models.alexnet)
     ours = [record["train/loss"] for record in records(folder) if "train/loss" in record]
     order = sampler.GlobalBatches(len(load(DataConfig(dataset=DATASET)).train), BATCH, seed=0, drop_last=True)
-    inputs, losses = lecture_losses([ids for ids, _ in zip(order, range(STEPS), strict=False)])
-    assert len(seen) == len(inputs) == STEPS
+    inputs, losses = lecture_losses([ids for ids, _ in zip(order, range(steps), strict=False)])
+    assert len(seen) == len(inputs) == steps
     margin = fast_layers.margin(224) * 2
     assert all(torch.equal(ours_, F.pad(theirs, margin)) for ours_, theirs in zip(seen, inputs, strict=True))
     # Adam's first steps divide each gradient by its own size: where it is nearly 0, rounding (channels_last memory is

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import warm
 from deadlines import Deadline, communicate, deadline
 from image_sets import as_pillow_reads
 from photos import encoded, photo_folder
@@ -102,9 +103,7 @@ def test_killed_and_resumed_equals_undisturbed(*, place, tmp_path, finished, sto
     own = [*flags_of(place, store), "--checkpoint.every-steps", "1", "--runtime.cpu"]
     flags = [*FLAGS, *own, "--out-dir", str(folder)]
     code = program(flags, before=DIE.format(step=step, signal=int(signal.SIGKILL)))
-    killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=deadline(120), check=False
-    )
+    killed = warm.execute(code, timeout=deadline(120))
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     begun = max(int(path.name[5:]) for path in (folder / "checkpoints").glob("step_*"))
     assert 0 < begun < step, "no checkpoint to go on from"

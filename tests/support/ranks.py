@@ -1,6 +1,5 @@
 """Run a function on several CPU processes that form a group, with a deadline that kills and reports."""
 
-import multiprocessing as mp
 import os
 import queue
 import socket
@@ -8,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import warm
 from deadlines import Deadline, deadline
 
 
@@ -33,7 +33,7 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], results: Any) -> None:
-    os.environ |= environment
+    warm.take(environment)
     rank = int(environment["RANK"])
     try:
         results.put((rank, True, function(*arguments)))
@@ -49,12 +49,12 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, world_size: int = 2
     Raises:
         AssertionError: a rank failed, with its traceback, or the deadline passed, with the ranks still silent.
     """
-    context = mp.get_context("spawn")
+    context = warm.context()
     results = context.Queue()
     port = free_port()
     processes = [
-        context.Process(target=_work, args=(function, arguments, rank_environment(rank, world_size, port), results))
-        for rank in range(world_size)
+        context.Process(target=_work, args=(function, arguments, environment, results))
+        for environment in (os.environ | rank_environment(rank, world_size, port) for rank in range(world_size))
     ]
     for process in processes:
         process.start()

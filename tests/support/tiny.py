@@ -12,8 +12,9 @@ import torchvision
 from places import ROOT, SUPPORT
 from torch import nn
 
-from alexnet_dist.commands import train
+from alexnet_dist.commands import results, train
 from alexnet_dist.config import parse
+from alexnet_dist.data import built_in
 from alexnet_dist.distributed import hardware
 from alexnet_dist.report import page
 from alexnet_dist.training import train_loop
@@ -47,13 +48,32 @@ def narrowed(model: torchvision.models.AlexNet, num_classes: int) -> nn.Module:
     return model
 
 
-def run(folder: Path, *flags: str, network: Callable[..., nn.Module] = tiny_alexnet, reported: bool = False) -> Path:
-    """Train in this process, a network in place of torchvision's AlexNet, and return the run folder."""
+def run(
+    folder: Path,
+    *flags: str,
+    network: Callable[..., nn.Module] = tiny_alexnet,
+    drawn: bool = False,
+    reported: bool = False,
+) -> Path:
+    """Train in this process, a network in place of torchvision's AlexNet, and return the run folder.
+
+    Args:
+        folder: of the run.
+        flags: further ones of the command line.
+        network: what makes the network.
+        drawn: whether to draw the curves and the confusion matrix, which takes longer than all else in such a run.
+        reported: whether to write the page, of drawn curves.
+    """
+    import synthetic_images  # which draws them: not every test that imports this file trains
+
     config = parse([*FLAGS, "--out-dir", str(folder), *flags])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hardware, "matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
         if not reported:
             patch.setattr(page, "write", lambda _: None)  # and so does its page
+        if not drawn and not reported:
+            patch.setattr(results, "draw", lambda *_: None)
+        patch.setattr(built_in, "synthetic", synthetic_images.drawn)
         patch.setattr(torchvision.models, "alexnet", network)
         train.train(config)
     return folder
@@ -69,13 +89,16 @@ def program(flags: list[str], *, before: str = "") -> str:
     return (
         f"import os, sys, time; sys.path[:0] = [{str(ROOT)!r}, {str(SUPPORT)!r}]\n"
         f"sys.argv = ['train.py', *{flags!r}]\n"
-        "import torchvision, tiny\n"
+        "import synthetic_images, torchvision, tiny\n"
+        "from alexnet_dist.commands import results\n"
         "from alexnet_dist.commands.main import main\n"
+        "from alexnet_dist.data import built_in\n"
         "from alexnet_dist.distributed import hardware\n"
         "from alexnet_dist.report import page\n"
         "from alexnet_dist.training import train_loop\n"
         "torchvision.models.alexnet = tiny.tiny_alexnet\n"
-        "hardware.matmul_flops = lambda *_: 1e12\n"
+        "hardware.matmul_flops, results.draw = lambda *_: 1e12, lambda *_: None\n"
+        "built_in.synthetic = synthetic_images.drawn\n"
         f"{before}\n"
         "main(['train', *sys.argv[1:]], prog='train.py')\n"
     )

@@ -120,7 +120,7 @@ _sections = st.sampled_from([*(o.split(".")[0] for o in OPTIONS), "other"])
 _keys = st.sampled_from([o.split(".")[-1] for o in OPTIONS]) | st.text(max_size=5)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(_sections, _leaves | st.dictionaries(_keys, _leaves, max_size=3), max_size=4))
 def test_any_mapping_is_a_configuration_or_a_user_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("fuzz") / "any.yaml"

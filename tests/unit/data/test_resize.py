@@ -16,7 +16,7 @@ CIFAR10 = os.environ.get("ALEXNET_DIST_TEST_CIFAR10")
 WAYS = [enlarge, enlarge_fixed_point]
 
 
-@pytest.mark.parametrize("factor", [7, 28])
+@pytest.mark.parametrize("factor", [7, pytest.param(28, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", WAYS)
 def test_all_neighbour_pairs_at_all_phases_equal_pillow(way, factor):
     """65,536 pairs of neighbours, each at all phases between their centres, along both axes."""

@@ -118,7 +118,7 @@ _json = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(content=st.binary(max_size=40) | _json.map(lambda value: json.dumps(value).encode()))
 @pytest.mark.parametrize("name", ["MANIFEST.json", "state.json"])
 def test_any_content_is_a_fault_and_never_a_crash(tmp_path_factory, name, content):
