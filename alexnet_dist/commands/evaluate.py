@@ -21,7 +21,7 @@ from alexnet_dist.commands.inference import recorded_precision
 from alexnet_dist.config import Config, DataConfig
 from alexnet_dist.config.cli import parse_options
 from alexnet_dist.config.commands import EvaluateOptions
-from alexnet_dist.data import Batch, ImageData, Photographs, load_any
+from alexnet_dist.data import Batch, ImageData, Photographs, PhotoLoader, load_any
 from alexnet_dist.distributed import Hardware
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.distributed.hardware import processor
@@ -202,11 +202,14 @@ def evaluate(
 ) -> Result:
     """Return the counts of a network on a data set's evaluation split. Every rank must call it; all get the same."""
     network, inputs = inference.as_evaluated(classifier, accelerator, hardware.precision)
-    loaders = train_setup.make_loaders(Config(data=config), dataset, accelerator)
+    test = train_setup.make_loaders(Config(data=config), dataset, accelerator).test
+    if isinstance(test, PhotoLoader) and inputs.spec.fit == "enlarge":  # photographs for a network of small images
+        size, view = inputs.spec.loaded_size, inputs.spec.fitted
+        test = PhotoLoader(test.photos, test.batches, size=size, view=view, device=test.device, threads=test.threads)
     outputs = torch.tensor([classifier.class_names.index(name) for name in dataset.class_names])
     close = CloseCalls(max(ROUNDING[name] for name in (hardware.precision.name, recorded_precision(classifier))))
     network.register_forward_hook(close)
-    evaluation = eval_loop.evaluate(network, Relabelled(loaders.test, outputs), inputs, accelerator)
+    evaluation = eval_loop.evaluate(network, Relabelled(test, outputs), inputs, accelerator)
     num_close = int(accelerator.reduce(torch.tensor(close.count, device=accelerator.device), "sum").item())
     correct = int(np.trace(evaluation.confusion))
     same_data = dataset.fingerprint == claimed_fingerprint(classifier)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ except ImportError:  # no wheel for this machine
 
 Picture = str | Path | Image.Image | Images
 """A file, or an image of Pillow's, or (H, W, 3) uint8, RGB."""
+
+logger = logging.getLogger(__name__)
 
 CONVERTIBLE_MODES = {"RGB", "L", "RGBA", "P", "CMYK", "1", "LA", "YCbCr"}  # at most 8 bits a channel: more is clipped
 PNG_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
@@ -168,17 +171,26 @@ def decode_all(images: EncodedImages, size: tuple[int, int]) -> Images:
     """
     decoded = np.empty((len(images), 3, *size), np.uint8)
 
-    def decode(index: int) -> None:
+    def decode(index: int) -> bool:
         content, where = images.read(index), images.where(index)
         head = header(content, where)
         if (head.height, head.width) != size:
             sizes = f"{head.width}x{head.height} pixels, the first training image is {size[1]}x{size[0]}"
             raise SizesDifferError(f"{where} is {sizes}: all images must have one size")
         decoded[index] = pixels(content, where, head).transpose(2, 0, 1)
+        return head.orientation > 1
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # decoders work outside the GIL
-        list(pool.map(decode, range(len(images))))  # raises the error of the first faulty image
+        turned = sum(pool.map(decode, range(len(images))))  # raises the error of the first faulty image
+    tell_of_turned(turned, len(images), images.where(0))
     return decoded
+
+
+def tell_of_turned(turned: int, count: int, where: str) -> None:
+    """Say how many images of a split their EXIF orientation turned or mirrored: version 0.1 left them as stored."""
+    if turned:
+        told = "%s: %s of %s images are turned or mirrored by their EXIF orientation, which version 0.1 left as stored"
+        logger.warning(told, where, f"{turned:,}", f"{count:,}")
 
 
 @cache

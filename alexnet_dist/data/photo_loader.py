@@ -47,11 +47,11 @@ class Pictures(Protocol):
 
     @property
     def heights(self) -> npt.NDArray[np.int32]:
-        """(N,) in pixels, and"""
+        """(N,) in pixels, of the store `pixels`."""
 
     @property
     def widths(self) -> npt.NDArray[np.int32]:
-        """(N,); of the store `pixels` alone."""
+        """(N,) in pixels, of the store `pixels`."""
 
     def where(self, index: int) -> str:
         """Return the place of an image for error messages."""

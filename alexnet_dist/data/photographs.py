@@ -329,6 +329,8 @@ class _Prepared(NamedTuple):
     """SHA-256 as read, and as stored."""
     content: bytes
     """For `contents.bin`."""
+    is_turned: bool
+    """Whether its EXIF orientation turned or mirrored it."""
 
 
 class _Writer(ExitStack):
@@ -405,11 +407,14 @@ def _prepare_split(images: EncodedImages, folder: Path, request: dict[str, Any],
             desc=f"preparing {folder.name}", total=len(images), initial=files.count, unit="image", mininterval=seconds
         ) as bar,
     ):
+        turned = 0
         for image in _in_order(read, range(files.count, len(images)), threads):
             files.append(image)
+            turned += image.is_turned
             bar.update()
             if files.count % CHUNK == 0 or files.count == len(images):
                 files.checkpoint()
+    decode.tell_of_turned(turned, len(images), folder.name)
 
 
 def _prepared(images: EncodedImages, extents: Extents | None, stored_size: int | None, index: int) -> _Prepared:
@@ -427,7 +432,7 @@ def _prepared(images: EncodedImages, extents: Extents | None, stored_size: int |
     content, where, label = images.read(index), images.where(index), int(images.labels[index])
     head = decode.header(content, where)
     picture = decode.pixels(content, where, head)
-    source = hashlib.sha256(content).digest()
+    is_turned, source = head.orientation > 1, hashlib.sha256(content).digest()
     path, offset, length, stored = "", 0, len(content), content
     if stored_size is not None:
         stored = crops.shrunk(picture, stored_size).tobytes()
@@ -439,7 +444,7 @@ def _prepared(images: EncodedImages, extents: Extents | None, stored_size: int |
         raise UserError(f"{where} has {_gb(length)}: images of less than 4 GB can be prepared")
     place = os.fsencode(path) + b"\0" + (b"" if where == path else os.fsencode(where)) + b"\0"
     hashes = source + (hashlib.sha256(stored).digest() if stored_size is not None else source)
-    return _Prepared((offset, 0, label, length, *head), place, hashes, stored)
+    return _Prepared((offset, 0, label, length, *head), place, hashes, stored, is_turned)
 
 
 def _in_order(function: Callable[[int], T], indices: Iterable[int], threads: int) -> Iterator[T]:

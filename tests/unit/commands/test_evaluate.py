@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -179,6 +180,23 @@ def test_another_set_of_the_same_classes_is_evaluated_as_a_whole(folder, tmp_pat
     classifier = alexnet_dist.load(folder)
     predicted = [best[0].name for best in classifier.predict(images, top=1)]
     assert ours["correct"] == sum(name == label for name, label in zip(predicted, labels, strict=True))
+
+
+def test_a_network_of_small_images_meets_photographs_as_predict_does(folder, tmp_path):
+    """Of any size, so that the data set is one of photographs: reduced to the stored size, then enlarged."""
+    drawn = np.random.default_rng(0)
+    images = [drawn.integers(0, 256, (*drawn.integers(20, 90, 2), 3), np.uint8) for _ in range(12)]
+    labels = [str(k % 4) for k in range(12)]
+    files = as_files(tmp_path / "photos/test", images, labels)
+    as_files(tmp_path / "photos/train", images, labels)
+    flags = ["--data.dataset", tmp_path / "photos", "--data.cache-dir", tmp_path / "cache"]
+    assert evaluate(folder, *flags, "--out", tmp_path / "o.json") == 0
+    (found,) = json.loads((tmp_path / "o.json").read_text())
+    best = [first[0].name for first in alexnet_dist.load(folder).predict(files, top=1)]
+    assert found["correct"] == sum(name == label for name, label in zip(best, labels, strict=True))
+    counts = np.zeros((10, 10), int)
+    np.add.at(counts, (np.array(labels, int), np.array(best, int)), 1)
+    assert found["confusion"] == counts.tolist()
 
 
 def test_several_runs_are_a_table(folder, tmp_path, capsys):

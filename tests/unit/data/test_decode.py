@@ -479,3 +479,11 @@ def test_another_size_is_told_with_both_sizes():
 def test_images_of_a_split_are_turned():
     turned = decode.decode_all(InMemory([encoded(4, 6), encoded(6, 4, orientation=6)]), (4, 6))
     assert turned.shape == (2, 3, 4, 6)
+
+
+def test_images_that_are_turned_are_told_once(caplog):
+    decode.decode_all(InMemory([encoded(4, 6), encoded(4, 6)]), (4, 6))
+    assert not caplog.messages
+    decode.decode_all(InMemory([encoded(4, 6), encoded(6, 4, orientation=6)]), (4, 6))
+    (told,) = caplog.messages
+    assert "1 of 2 images are turned or mirrored by their EXIF orientation" in told

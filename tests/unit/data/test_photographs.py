@@ -459,3 +459,12 @@ def test_the_store_is_sealed(tmp_path):
     meta = json.loads((found.train.folder.parent / "meta.json").read_text())
     seal = meta.pop("sha256")
     assert seal == hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_photographs_that_are_turned_are_told_once(tmp_path, caplog, store):
+    files = [encoded(40, 30), encoded(40, 30, orientation=8), encoded(40, 30, orientation=2)]
+    prepared(tmp_path, InMemory(files), store=store, stored_size=32 if store == "pixels" else None)
+    assert [message for message in caplog.messages if "EXIF" in message] == [
+        "train: 2 of 3 images are turned or mirrored by their EXIF orientation, which version 0.1 left as stored"
+    ]
