@@ -127,7 +127,7 @@ def stuck_disk(ids, *, step=None, evaluation=None, number=signal.SIGTERM):
         if (index, len(self)) == (wanted, size):
             seen.append(index)
             if len(seen) > before:
-                released.wait(deadline(60))
+                released.wait(30)
         return picture(self, index)
 
     def signalled(self, *arguments):
