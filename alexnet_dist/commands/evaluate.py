@@ -217,6 +217,8 @@ def evaluate(
     verdict, differs = judge(
         classifier.metadata or {}, correct, evaluation.num_images, num_close, same_data=same_data, ours=ours
     )
+    if same_data and dataset.class_names != classifier.class_names:  # the fingerprint is over them too
+        verdict, differs = "THE FILE'S CLASS NAMES are not those of the images that it claims to be trained on", True
     return Result(evaluation, classifier.class_names, num_close, verdict, differs)
 
 

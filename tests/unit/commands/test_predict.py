@@ -30,7 +30,7 @@ def trained(request, tmp_path_factory):
     place = tmp_path_factory.mktemp("trained")
     flags = SETS[request.param]
     folder = run(place / "run", *flags, "--epochs", "1")
-    data = load_data(parse(flags).data)
+    data = load_data(parse([*flags, "--data.batch-size", "16"]).data)
     pictures = [data.test.picture(k) for k in range(len(data.test))]
     return folder, as_files(place / "files", pictures, ["all"] * len(pictures)), data
 
