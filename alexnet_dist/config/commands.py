@@ -72,3 +72,13 @@ class PredictOptions(NetworkOptions):
 
     def __post_init__(self) -> None:
         _check(self, top="[1, inf)", batch_size="[1, inf)", threads="[1, inf)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Turn the weights of another program's AlexNet into a network file, without running what a pickle says."""
+
+    paths: Words = ()
+    """FILE OUT.safetensors: a .pth, .pt, .pth.tar, .ckpt or .safetensors file, and a new file."""
+    entry: str | None = None
+    """Entry of FILE that holds the weights (default: FILE itself, state_dict, model, model_state_dict, net or ema)."""

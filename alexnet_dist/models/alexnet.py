@@ -13,7 +13,7 @@ from torch import nn
 from alexnet_dist.architecture import HEAD
 from alexnet_dist.config import ModelConfig
 from alexnet_dist.errors import UserError
-from alexnet_dist.models import fast_layers
+from alexnet_dist.models import fast_layers, weights
 from alexnet_dist.models.weights import StartingWeights, Tensors
 
 logger = logging.getLogger(__name__)
@@ -55,14 +55,23 @@ def plain(tensors: Tensors) -> nn.Module:
     Raises:
         UserError: they are not those of torchvision's AlexNet.
     """
+    model = without_memory(tensors)
+    model.load_state_dict(tensors, assign=True)
+    return model.float().eval()
+
+
+def without_memory(tensors: Tensors) -> nn.Module:
+    """Return torchvision's AlexNet with the number of classes that tensors have, on torch's meta device.
+
+    Raises:
+        UserError: the tensors' names or shapes are others.
+    """
     head = tensors.get(f"{HEAD}.bias")
     with torch.device("meta"):
-        model: nn.Module = torchvision.models.alexnet(num_classes=1 if head is None else len(head))
-    try:
-        model.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"it does not hold torchvision's AlexNet: {' '.join(str(error).split())}") from None
-    return model.float().eval()
+        model: nn.Module = torchvision.models.alexnet(num_classes=1 if head is None else head.numel())
+    if faults := _faults(model.state_dict(), tensors, file="FILE"):
+        raise UserError(f"it does not hold torchvision's AlexNet: {faults}")
+    return model
 
 
 def initialise(model: nn.Module) -> None:
@@ -86,15 +95,37 @@ def _load(model: nn.Module, start: StartingWeights) -> None:
         UserError: another layer is missing, superfluous or of another shape.
     """
     own, found = model.state_dict(), start.tensors
-    reshaped = [key for key, value in found.items() if key in own and own[key].shape != value.shape]
-    wrong = sorted(own.keys() ^ found.keys()) + [key for key in reshaped if not key.startswith(HEAD)]
-    if wrong:
-        message = f"--model.weights {start.origin} does not hold torchvision's AlexNet: see {', '.join(wrong[:3])}"
-        raise UserError(message)
+    heads = {key: own[key] for key in own if key in found and key.startswith(HEAD)}
+    if faults := _faults(own, found | heads, file=start.origin):
+        raise UserError(f"--model.weights {start.origin} does not hold torchvision's AlexNet: {faults}")
+    reshaped = any(found[key].shape != value.shape for key, value in heads.items())
     if reshaped and not start.fresh_head:
         logger.warning("the head of %s has another number of classes: this one starts fresh", start.origin)
     fresh = reshaped or start.fresh_head
     model.load_state_dict({key: found[key] for key in found if not (fresh and key.startswith(HEAD))}, strict=False)
+
+
+def _faults(own: Tensors, found: Tensors, *, file: str) -> str:
+    """Return why tensors are not those of a network, as words with the first keys at fault; empty where they are.
+
+    Args:
+        own: the network's tensors.
+        found: those of a file.
+        file: its path, for the command that may help.
+    """
+    if prefix := weights.wrapper_prefix(found):
+        command = f"`alexnet-dist convert {file} OUT.safetensors`"
+        return f"all its keys begin with {prefix} as a wrapper's do, and {command} takes that off"
+    lists = {
+        "it lacks": [key for key in own if key not in found],
+        "it also has": [key for key in found if key not in own],
+        "other shapes:": [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in own.items()
+            if key in found and found[key].shape != value.shape
+        ],
+    }
+    return "; ".join(f"{words} {', '.join(keys[:3])}" for words, keys in lists.items() if keys)
 
 
 def parameter_table(model: nn.Module) -> str:

@@ -7,7 +7,7 @@ data, the result and the versions. torchvision's own loading ignores it.
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ SCHEMA = 1
 FOR_ALL = 0o644
 """Mode of files that colleagues may read, whatever the umask."""
 
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What DDP, torch.compile and Lightning put before the names of a network's tensors."""
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -43,17 +46,24 @@ class NetworkFile:
     """None in files of other programs, and of version 0.1."""
 
 
-def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None) -> None:
     """Write a network file that others may read.
 
     Args:
         path: a new file.
         tensors: by torchvision's key names.
-        metadata: what JSON can hold.
+        metadata: what JSON can hold; None where nothing is known of the network.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    header = {METADATA_KEY: json.dumps(metadata)}  # one entry alone: several are written in no fixed order
-    safetensors.torch.save_file(contiguous, path, metadata=header)
+    # One entry alone: several are written in no fixed order.
+    header = None if metadata is None else {METADATA_KEY: json.dumps(metadata)}
+    try:
+        safetensors.torch.save_file(contiguous, path, metadata=header)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from None
     atomic_files.set_mode(path, FOR_ALL)
 
 
@@ -74,17 +84,34 @@ def read(path: Path, *, named_by: str) -> NetworkFile:
     except FileNotFoundError:
         raise UserError(f"{named_by} {path}: there is no such file") from None
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f"{named_by} {path} is not a safetensors file ({error}). Pickled .pt and .pth files can run code when "
-            "they are read, so they are not; convert with safetensors.torch.save_file(torch.load(FILE, "
-            "weights_only=True), OUT)"
-        ) from None
+        command = f"`alexnet-dist convert {path} OUT.safetensors` takes their tensors"
+        pickles = f". Pickled .pt and .pth files can run code when they are read, so they are not: {command}"
+        way_out = "" if looks_like_safetensors(path) else pickles
+        raise UserError(f"{named_by} {path} is not a safetensors file ({error}){way_out}") from None
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise UserError(f"{named_by} {path}: {name} is {tensor.dtype}, and weights are floating-point numbers")
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{named_by} {path}: {name} holds NaN or infinite values, so the file is of no use")
     return NetworkFile(tensors, parse_metadata(header.get(METADATA_KEY)))
+
+
+def looks_like_safetensors(path: Path) -> bool:
+    """Tell whether a file begins as safetensors files do: the length of a JSON object in 8 bytes, then the object."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:
+        return False
+
+
+def wrapper_prefix(names: Iterable[str]) -> str:
+    """Return what wrappers put before all names, such as `module._orig_mod.`; empty where some name has none."""
+    left, prefix = list(names), ""
+    while found := [wrapper for wrapper in WRAPPERS if left and all(name.startswith(wrapper) for name in left)]:
+        prefix += found[0]
+        left = [name.removeprefix(found[0]) for name in left]
+    return prefix
 
 
 def parse_metadata(text: str | None) -> dict[str, Any] | None:
@@ -159,5 +186,5 @@ def _download_imagenet() -> Tensors:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"--model.pretrained: {weights.url} cannot be had ({error}). Download it elsewhere, turn it into "
-            "safetensors and name it by --model.weights FILE"
+            "safetensors by `alexnet-dist convert FILE OUT.safetensors` and name it by --model.weights OUT.safetensors"
         ) from None

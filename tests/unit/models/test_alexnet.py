@@ -240,6 +240,9 @@ BAD_FILES = {
     "a key is missing": lambda path: safetensors.torch.save_file(tiny(list(plain(10).state_dict())[1:]), path),
     "a key too many": lambda path: safetensors.torch.save_file(tiny(extra=torch.ones(1)), path),
     "wrong shapes": lambda path: safetensors.torch.save_file(tiny(), path),
+    "of a wrapper": lambda path: safetensors.torch.save_file(
+        {f"module._orig_mod.{key}": tensor for key, tensor in tiny().items()}, path
+    ),
 }
 
 
@@ -249,19 +252,38 @@ def test_files_that_hold_no_weights_are_refused(fault, tmp_path):
     BAD_FILES[fault](path)
     with pytest.raises(UserError) as refusal:
         build_without_memory(ModelConfig(weights=path))
-    message = str(refusal.value)
+    message, convert = str(refusal.value), f"`alexnet-dist convert {path} OUT.safetensors`"
     assert "\n" not in message
     assert message.startswith("--model.weights ")
     assert str(path) in message
     named = {
         "missing": "no such file",
-        "pickle": "Pickled .pt and .pth files",
-        "wrong keys": "torchvision's AlexNet: see classifier.1.bias",
-        "a key is missing": "torchvision's AlexNet: see features.0.weight",
-        "a key too many": "torchvision's AlexNet: see extra",
-        "wrong shapes": "torchvision's AlexNet: see classifier.1.bias, classifier.1.weight, classifier.4.bias",
+        "pickle": f"Pickled .pt and .pth files can run code when they are read, so they are not: {convert}",
+        "wrong keys": "AlexNet: it lacks features.0.weight, features.0.bias, features.3.weight; it also has conv1.bias",
+        "a key is missing": "torchvision's AlexNet: it lacks features.0.weight",
+        "a key too many": "torchvision's AlexNet: it also has extra",
+        "wrong shapes": "AlexNet: other shapes: features.0.weight (1,) instead of (64, 3, 11, 11), features.0.bias",
+        "of a wrapper": f"all its keys begin with module._orig_mod. as a wrapper's do, and {convert}",
     }
     assert named.get(fault, "") in message
+    assert (convert in message) == (fault in {"empty", "garbage", "text", "pickle", "folder", "of a wrapper"})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({}, "it lacks features.0.weight"),
+        ({"classifier.6.bias": torch.tensor(1.0)}, "it lacks features.0.weight"),
+        (tiny() | {"classifier.6.bias": torch.ones(3)}, "other shapes: features.0.weight"),
+        (
+            {"model.a": torch.ones(1)},
+            "all its keys begin with model. as a wrapper's do, and `alexnet-dist convert FILE",
+        ),
+    ],
+)
+def test_what_is_handed_out_is_torchvisions_network_or_an_error(tensors, words):
+    with pytest.raises(UserError, match=f"it does not hold torchvision's AlexNet: {words}"):
+        model.plain(tensors)
 
 
 def test_a_pickle_is_never_run(tmp_path):
@@ -311,4 +333,5 @@ def test_pretrained_weights_that_cannot_be_had(fault, monkeypatch):
     assert "--model.pretrained" in message
     assert "https://download.pytorch.org/models/alexnet" in message
     assert "--model.weights" in message
+    assert "`alexnet-dist convert FILE OUT.safetensors`" in message
     assert str(fault) in message

@@ -38,6 +38,16 @@ def test_the_header_holds_one_json_entry(tmp_path):
     assert json.loads(header["alexnet_dist"]) == METADATA
 
 
+def test_a_file_of_which_nothing_is_known_has_no_metadata(tmp_path):
+    with safetensors.safe_open(written(tmp_path / "a.safetensors", metadata=None), framework="pt") as file:
+        assert file.metadata() is None
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        written(tmp_path / "none" / "a.safetensors")
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 def test_colleagues_may_read_it_whatever_the_umask(tmp_path, umask):
     before = os.umask(umask)
@@ -61,6 +71,30 @@ def test_weights_that_no_network_could_have_are_refused(tmp_path, tensor, words)
     with pytest.raises(UserError, match=words) as refusal:
         weights.starting_weights(ModelConfig(weights=path))
     assert str(refusal.value).startswith(f"--model.weights {path}")
+
+
+def test_a_file_cut_short_is_not_taken_for_a_pickle(tmp_path):
+    path = written(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"is not a safetensors file") as refusal:
+        weights.read(path, named_by="FILE")
+    assert "convert" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (["module.a", "module.b"], "module."),
+        (["model._orig_mod.module.a"], "model._orig_mod.module."),
+        (["module.module.a", "module.b"], "module."),
+        (["module.a", "b"], ""),
+        (["module.a", "model.a"], ""),
+        (["module."], "module."),
+        ([], ""),
+    ],
+)
+def test_what_wrappers_put_before_all_names(names, prefix):
+    assert weights.wrapper_prefix(names) == prefix
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "3", '{"class_names": []}', "{" * 5000])
