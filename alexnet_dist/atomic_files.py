@@ -1,8 +1,9 @@
-"""Files: text replaced whole or not at all, modes that no umask changes, SHA-256, flushing to the disk."""
+"""Files: written whole or not at all, modes that no umask changes, SHA-256, flushing to the disk."""
 
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK = 1 << 20  # bytes that are hashed at once
@@ -38,11 +39,27 @@ def write_text(path: Path, text: str, *, mode: int = 0o600) -> None:
     scratch.replace(path)
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give the path of a scratch file, which becomes `path` when the block ends and is deleted when the block fails."""
+    scratch = path.with_name(f".{path.name}.writing")
+    try:
+        yield scratch
+        _flush(scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def flush(folder: Path) -> None:
     """Have the disk hold a folder's files and its list of names before anything relies on them."""
     for path in [*(path for path in folder.iterdir() if path.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,5 +1,6 @@
 """Files that are replaced whole, with their modes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,26 @@ def test_write_text_replaces_and_leaves_nothing_behind(tmp_path):
         atomic_files.write_text(tmp_path / "a.txt", text)
         assert (tmp_path / "a.txt").read_text(encoding="utf-8") == text
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_whole_file_is_flushed_and_then_gets_its_name(tmp_path, monkeypatch):
+    path, order = tmp_path / "a", []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append(path.exists()), fsync(descriptor)))
+    with atomic_files.whole(path) as scratch:
+        scratch.write_bytes(b"all of it")
+        assert not path.exists()
+    assert order == [False]
+    assert path.read_bytes() == b"all of it"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fault", [OSError, KeyboardInterrupt])
+def test_half_a_file_is_none(tmp_path, fault):
+    with pytest.raises(fault), atomic_files.whole(tmp_path / "a") as scratch:  # noqa: PT012 - the block is what fails
+        scratch.write_bytes(b"half")
+        raise fault
+    assert list(tmp_path.iterdir()) == []
 
 
 def mode_of(path):
