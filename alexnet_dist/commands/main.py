@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "count a network's right answers again, and compare them with what its file claims",
     "predict": "name the classes of pictures",
     "convert": "turn the weights of another program (.pth, .pt, .ckpt) into a network file",
+    "export": "write a network with its preprocessing as ONNX or pt2",
     "doctor": "check the machine, the launcher and the data before a run",
     "report": "write report.html of a run, or of several compared",
 }

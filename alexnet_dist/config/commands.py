@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from alexnet_dist.config.schema import DataConfig, _check
 
 Words = Annotated[tuple[str, ...], Positional]
+InputKind = Literal["stored", "pixels", "normalised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +83,18 @@ class ConvertOptions:
     """FILE OUT.safetensors: a .pth, .pt, .pth.tar, .ckpt or .safetensors file, and a new file."""
     entry: str | None = None
     """Entry of FILE that holds the weights (default: FILE itself, state_dict, model, model_state_dict, net or ema)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(NetworkOptions):
+    """Export a trained network with its preprocessing, as a file that needs nothing of this package."""
+
+    paths: Words = ()
+    """RUN: a run folder, checkpoint, .safetensors file or Hub id."""
+    format: Literal["onnx", "pt2"] = "onnx"
+    """onnx: for ONNX Runtime and others, needs the extra `export`; pt2: for torch.export.load."""
+    input: InputKind = "pixels"
+    """stored: uint8 at the stored size, enlarged inside to the bit; pixels: uint8 at the network's size, normalised
+    inside; normalised: float32 as the network sees it."""
+    out: Path | None = None
+    """The new file, FILE.onnx or FILE.pt2."""

@@ -49,6 +49,7 @@ HOMES = {
     "matplotlib": {"visualization/plots"},
     "tyro": {"config/cli", "config/commands"},
     "tqdm": {"tracking/console", "data/photographs"},
+    "onnxruntime": {"commands/export"},
     "safetensors": {"training/checkpoint", "models/weights"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
