@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "name the classes of pictures",
     "convert": "turn the weights of another program (.pth, .pt, .ckpt) into a network file",
     "export": "write a network with its preprocessing as ONNX or pt2",
+    "publish": "put a network on the Hugging Face Hub, with a card that explains it",
     "doctor": "check the machine, the launcher and the data before a run",
     "report": "write report.html of a run, or of several compared",
 }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alexnet_dist.commands import model_card
 from alexnet_dist.config import Config, DataConfig
 from alexnet_dist.data import ImageData, InputSpec
 from alexnet_dist.models import weights
@@ -16,8 +17,6 @@ logger = logging.getLogger(__name__)
 
 CHOICES = ("config", "train_split", "eval_split", "image_column", "label_column", "val_fraction", "limit")
 """Options of a data set that decide which of its images evaluate, besides its name and revision."""
-MODEL_CARD = Path(__file__).with_name("model_card.md")
-"""Template of the card that is published with weights."""
 
 
 def metadata(
@@ -110,18 +109,8 @@ def publish(log: RunLogger, path: Path, *, aliases: Sequence[str]) -> None:
     if described is None:
         logger.warning("%s is not published: it has no %s, as in version 0.1", path, checkpoint.CONFIG)
         return
-    found, spec = described["result"], described["input"]
+    found = described["result"]
     top1 = None if found is None else found["correct"] / found["total"]
-    card = MODEL_CARD.read_text(encoding="utf-8").format(
-        **described["data"],
-        **described["training"],
-        num_classes=len(described["class_names"]),
-        version=described["versions"]["alexnet_dist"],
-        top1="not measured" if top1 is None else f"{top1:.2%}",
-        image_size=spec["image_size"],
-        mean=tuple(spec["mean"]),
-        std=tuple(spec["std"]),
-    )
-    texts = {"README.md": card, "class_names.json": json.dumps(described["class_names"])}
+    texts = {"README.md": model_card.card(described), "class_names.json": json.dumps(described["class_names"])}
     facts: Record = {**described["training"], "top1": top1}
     log.publish(Weights(log.facts["dataset"], checkpoint.evaluated_weights(path), texts, facts, tuple(aliases)))

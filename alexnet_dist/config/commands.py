@@ -98,3 +98,21 @@ class ExportOptions(NetworkOptions):
     inside; normalised: float32 as the network sees it."""
     out: Path | None = None
     """The new file, FILE.onnx or FILE.pt2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """Publish a trained network on the Hugging Face Hub, as the user that `hf auth login` or HF_TOKEN says."""
+
+    names: Words = ()
+    """RUN owner/name: a run folder, a checkpoint or a .safetensors file, then the model's id on the Hub."""
+    which: str = "best"
+    """Of a run folder's checkpoints: best, last, or the number of a step."""
+    private: bool = False
+    """Only for those whom its owner lets in; refused for a model that is public already."""
+    revision: str | None = None
+    """Branch that is written, made where there is none (default: main)."""
+    license: str | None = None
+    """Licence's id on the Hub, such as apache-2.0 (default: none is claimed)."""
+    dry_run: Path | None = None
+    """Write the files into this new folder, and send nothing."""

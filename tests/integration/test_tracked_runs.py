@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from tiny import records, run, tiny_alexnet, weights
 
+import alexnet_dist
 from alexnet_dist.config import DataConfig
 from alexnet_dist.data import load
 from alexnet_dist.data.inputs import Inputs
@@ -106,12 +108,14 @@ def test_the_card_tells_how_to_load_the_weights(tmp_path, published, monkeypatch
     assert "52 images" in card
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     (tmp_path / "model.safetensors").write_bytes(content)
-    (tmp_path / "class_names.json").write_text(sent.texts["class_names.json"])
+    Image.new("RGB", (70, 50), (90, 120, 30)).save(tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
     scope = {}
     exec(compile(code, "card", "exec"), scope)
-    assert scope["class_names"] == list(images.class_names)
+    assert scope["class_names"] == list(images.class_names) == json.loads(sent.texts["class_names.json"])
+    (expected,) = alexnet_dist.load(tmp_path / "model.safetensors").predict("picture.jpg", top=1)
+    assert scope["class_names"][scope["probabilities"].argmax()] == expected[0].name
     saved = weights(tmp_path / "run")
     assert all(torch.equal(value, saved[key]) for key, value in scope["network"].state_dict().items())
 

@@ -39,10 +39,11 @@ HOMES = {
         "tracking/tensorboard_tracker",
     },
     "datasets": {"sources/hub"},
+    "huggingface_hub": {"sources/hub", "training/classifier", "commands/publish"},
     "pyarrow": {"sources/hub"},
     "PIL": {
         *("data/decode", "sources/folders", "report/images", "visualization/plots", "visualization/kernel_images"),
-        *("tracking/run_logger", "tracking/tensorboard_tracker"),
+        *("tracking/run_logger", "tracking/tensorboard_tracker", "commands/publish"),
     },
     "simplejpeg": {"data/decode"},
     "nvidia": {"data/decode"},
