@@ -1,4 +1,4 @@
-"""Options of the commands that use a trained network, as frozen dataclasses; every field's docstring is its help text."""
+"""Options of the commands other than train, as frozen dataclasses; every field's docstring is its help text."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,3 +72,11 @@ class PredictOptions(NetworkOptions):
 
     def __post_init__(self) -> None:
         _check(self, top="[1, inf)", batch_size="[1, inf)", threads="[1, inf)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DashboardOptions:
+    """Save a view of a project on W&B, or replace the one that this command saved before."""
+
+    project: Annotated[str | None, Positional] = None
+    """PROJECT or ENTITY/PROJECT (default: WANDB_PROJECT, else alexnet_dist)."""
