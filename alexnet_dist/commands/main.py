@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": "turn the weights of another program (.pth, .pt, .ckpt) into a network file",
     "export": "write a network with its preprocessing as ONNX or pt2",
     "publish": "put a network on the Hugging Face Hub, with a card that explains it",
+    "dashboard": "save a view of a W&B project: curves, kernels, evaluation, speed, hardware",
     "doctor": "check the machine, the launcher and the data before a run",
     "report": "write report.html of a run, or of several compared",
 }

@@ -1,4 +1,4 @@
-"""Pictures, captions and tables of a run: its first batch, kernels and mistakes. Writes and sends nothing."""
+"""Pictures, captions and tables of a run: its first batch, kernels and answers. Writes and sends nothing."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,13 +41,14 @@ def kernel_media(
 
 
 def evaluation_file(record: Record, evaluation: Evaluation, class_names: Sequence[str]) -> Record:
-    """Return the content of evaluation.json: the exact counts and the worst mistakes."""
+    """Return the content of evaluation.json: the exact counts, and the answers that are shown."""
     return {
         "epoch": record["epoch"],
         "global_step": record["global_step"],
         "class_names": list(class_names),
         "confusion": evaluation.confusion.tolist(),
         "worst": [asdict(mistake) for mistake in evaluation.worst],
+        "best": [asdict(answer) for answer in evaluation.best],
     }
 
 
@@ -57,11 +58,16 @@ def per_class(evaluation: Evaluation, class_names: Sequence[str]) -> Record:
     return {f"per_class/{name.replace('/', '_')}": share for name, share in shares if share is not None}
 
 
-def mistakes_sheet(dataset: ImageData, evaluation: Evaluation) -> Media:
-    """Draw the worst mistakes' thumbnails, in the order of `evaluation.worst`."""
-    if not evaluation.worst:
-        return Media()
-    return Media({"errors": plots.sheet(plots.thumbnail(dataset.test.picture(m.id)) for m in evaluation.worst)})
+def answer_sheets(dataset: ImageData, evaluation: Evaluation) -> Media:
+    """Draw the thumbnails of wrong and right answers, in the order of `evaluation.worst` and `evaluation.best`."""
+    shown = {"errors": evaluation.worst, "right": evaluation.best}
+    return Media(
+        {
+            name: plots.sheet(plots.thumbnail(dataset.test.picture(answer.id)) for answer in answers)
+            for name, answers in shown.items()
+            if answers
+        }
+    )
 
 
 def mistakes_table(dataset: ImageData, evaluation: Evaluation) -> list[Record]:

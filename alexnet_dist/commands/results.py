@@ -25,7 +25,7 @@ def report_epoch(run: TrainRun, record: Metrics, evaluation: Evaluation) -> None
         log.show(record, lambda: media.kernel_media(before, now, record, conv2_kernel=chosen, enlargement=ratio))
         log.confusion(record, evaluation.confusion, names)
         log.write("evaluation.json", media.evaluation_file(record, evaluation, names))
-        log.show(record, lambda: media.mistakes_sheet(run.dataset, evaluation), send=False)
+        log.show(record, lambda: media.answer_sheets(run.dataset, evaluation), send=False)
         if is_last:
             log.table(record, "errors", lambda: media.mistakes_table(run.dataset, evaluation))
     log.log(record)

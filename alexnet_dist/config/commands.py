@@ -1,4 +1,4 @@
-"""Options of the commands that use a trained network: frozen dataclasses, whose fields' docstrings are help texts."""
+"""Options of the commands other than train, as frozen dataclasses; every field's docstring is its help text."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,3 +116,11 @@ class PublishOptions:
     """Licence's id on the Hub, such as apache-2.0 (default: none is claimed)."""
     dry_run: Path | None = None
     """Write the files into this new folder, and send nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DashboardOptions:
+    """Save a view of a project on W&B, or replace the one that this command saved before."""
+
+    project: Annotated[str | None, Positional] = None
+    """PROJECT or ENTITY/PROJECT (default: WANDB_PROJECT, else alexnet_dist)."""

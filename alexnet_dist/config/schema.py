@@ -213,7 +213,7 @@ class WandbConfig:
     name: str | None = None
     """Display name (default: WANDB_NAME, else the run folder's)."""
     group: str | None = None
-    """Runs that belong together, such as the seeds of one experiment."""
+    """Runs that belong together, such as the seeds of one experiment; each recipe sets its name."""
     job_type: str = "train"
     """What kind of run it is within its group."""
     tags: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Pictures of one run, or of several compared, as data URIs: each epoch's kernels for the slider, and the worst errors.
+"""Pictures of one run, or of several compared, as data URIs: each epoch's kernels for the slider, and answers.
 
 A picture that is missing or torn is left out.
 """
@@ -16,8 +16,8 @@ from alexnet_dist.report.read_run import JsonObject, Run, content, evenly, finit
 from alexnet_dist.text import NBSP, NOTHING, percent
 
 MOST_EPOCHS = 60  # of a run, with pictures: 5 MB of the file
-MOST_ERRORS = 64
-TILE, TILES_A_ROW = 64, 8  # errors.png: pixels a side, columns
+MOST_ANSWERS = 64
+TILE, TILES_A_ROW = 64, 8  # errors.png and right.png: pixels a side, columns
 LAYER_TITLES = {"conv1": "conv1, all 64 kernels", "conv2": "conv2, the 64 channels of one kernel"}
 OVERVIEW_TITLES = {
     "conv1_seen": "conv1 as enlarged images meet it: what they hold nothing of is taken away",
@@ -148,22 +148,32 @@ def _groups(runs: Sequence[Run], frame: JsonObject, titles: dict[str, str]) -> l
 
 def worst_errors(run: Run) -> list[JsonObject]:
     """Return the test images with the largest losses, cut from errors.png, with labels and numbers."""
-    sheet, worst = _decode(content(run.folder / "figures" / "errors.png")), run.evaluation.get("worst")
-    if sheet is None or not isinstance(worst, list):
+    return _answers(run, "errors.png", run.evaluation.get("worst"))
+
+
+def right_answers(run: Run) -> list[JsonObject]:
+    """Return the most certain right answers of each class, cut from right.png, with labels and numbers."""
+    return _answers(run, "right.png", run.evaluation.get("best"))
+
+
+def _answers(run: Run, sheet_name: str, answers: object) -> list[JsonObject]:
+    """Return thumbnails, cut from a sheet of `figures/`, with what evaluation.json says of them in the same order."""
+    sheet = _decode(content(run.folder / "figures" / sheet_name))
+    if sheet is None or not isinstance(answers, list):
         return []
     found = []
-    for index, error in enumerate(worst[:MOST_ERRORS]):
+    for index, answer in enumerate(answers[:MOST_ANSWERS]):
         top, left = (TILE * place for place in divmod(index, TILES_A_ROW))
-        if top + TILE > sheet.height or left + TILE > sheet.width or not isinstance(error, dict):
+        if top + TILE > sheet.height or left + TILE > sheet.width or not isinstance(answer, dict):
             break
-        probability = finite(error.get("probability"))
+        probability = finite(answer.get("probability"))
         shown = {
             "image": _uri(sheet.crop((left, top, left + TILE, top + TILE))),
-            "id": number(error.get("id"), ".0f"),
-            "label": _class_name(error.get("label"), run.class_names),
-            "predicted": _class_name(error.get("predicted"), run.class_names),
+            "id": number(answer.get("id"), ".0f"),
+            "label": _class_name(answer.get("label"), run.class_names),
+            "predicted": _class_name(answer.get("predicted"), run.class_names),
             "probability": NOTHING if probability is None else f"{100 * probability:.1f}{NBSP}%",
-            "loss": number(error.get("loss"), ".2f"),
+            "loss": number(answer.get("loss"), ".2f"),
         }
         found.append(shown)
     return found

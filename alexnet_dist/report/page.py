@@ -9,6 +9,7 @@ import argparse
 import base64
 import hashlib
 import re
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,14 @@ from alexnet_dist.report.read_run import JsonObject, Run, finite, number, read, 
 from alexnet_dist.text import NBSP, NOTHING, duration, percent
 
 REPORT = "report.html"
+COMMANDS = {
+    "Count its right answers again": "evaluate {}",
+    "Name the class of a picture": "predict {} FILE",
+    "Write a picture's activations": "features {} FILE",
+    "Convert it for other programs": "export {} --format onnx",
+    "Put it on the Hugging Face Hub": "publish {} owner/name",
+}
+"""What the trained network can be used for, with the command; `{}` stands for the run folder."""
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------
@@ -85,6 +94,21 @@ def _settings(run: Run) -> dict[str, list[tuple[str, object, object]]]:
 def _option(key: str) -> str:
     """Return `--data.batch-size` for `data.batch_size`."""
     return "--" + key.replace("_", "-")
+
+
+def _commands(run: Run) -> JsonObject | None:
+    """Return the commands that use the trained network, and beside what to run them; None before the first evaluation.
+
+    The path is relative, for the page names no folder of the machine: to the current folder, or to the run's parent.
+    """
+    if run.best is None:
+        return None
+    folder = run.folder.resolve()
+    inside = folder != Path.cwd() and folder.is_relative_to(Path.cwd())
+    path = folder.relative_to(Path.cwd()).as_posix() if inside else folder.name
+    quoted = shlex.quote(f"./{path}" if path.startswith("-") else path)  # else it would be taken for an option
+    lines = {words: f"alexnet-dist {command.format(quoted)}" for words, command in COMMANDS.items()}
+    return {"beside": path.partition("/")[0], "lines": lines}
 
 
 # ---- several compared -----------------------------------------------------------------------------------------------
@@ -160,7 +184,9 @@ def _content(runs: Sequence[Run]) -> JsonObject:
         "charts": curves,
         "player": player,
         "confusion": confusion,
+        "commands": run and _commands(run),
         "errors": run and images.worst_errors(run),
+        "right": run and images.right_answers(run),
         "first_batch": run and images.picture(run.folder / "figures" / "first_batch.png"),
         "settings": run and _settings(run),
         "data": {"figures": figures, "player": player and {key: player[key] for key in ("frames", "pictures")}},

@@ -1,4 +1,4 @@
-"""WandbTracker and RankTracker: a run on Weights & Biases. The only module that imports wandb.
+"""WandbTracker and RankTracker: a run on Weights & Biases; save_view. The only module that imports wandb.
 
 wandb is imported when a tracker starts. Its own process, wandb-core, sends to the server. A server that refuses, does
 not answer or fails delays the end of a run by a limited time, and has no other effect on it.
@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -38,11 +40,15 @@ AXES = {  # patterns of the keys that W&B draws over each axis
 INIT_SECONDS = 30  # until a run that has not begun is recorded offline; wandb's own limit is 90
 FINISH_SECONDS = 120  # at the end of a run, until wandb leaves the rest for `wandb sync`
 PROJECT = "alexnet_dist"
+CONFUSION_CHART = "wandb/confusion_matrix/v1"  # W&B's own chart
+CONFUSION_FIELDS = {name: name for name in ("Actual", "Predicted", "nPredictions")}  # its fields, by column
 MOST_CLASSES = 100  # in a confusion matrix: W&B truncates tables of more than 10,000 rows
 SLOW_SECONDS = 10.0  # of a table or an artifact; wandb asks the server before it records one
 RETRY_SECONDS = 300.0  # until tables, artifacts and alerts are sent again
 SERVICE = "wandb-core"  # name of wandb's own process, a child of this one
 SERVICE_SECONDS = 10.0  # at the end of a run, until wandb's own process is killed
+VIEW = "alexnetdist"  # the view's name in its address, the same in every project, so that it is found again
+SYSTEM_AXIS = "RelativeTime(Process)"  # of what wandb measures of the machine, which has neither step nor epoch
 
 
 # ---- mode and login -------------------------------------------------------------------------------------------------
@@ -184,10 +190,9 @@ class WandbTracker(Tracker):
         """
         if len(class_names) > MOST_CLASSES:
             return
-        fields = {name: name for name in ("Actual", "Predicted", "nPredictions")}
         rows = [[class_names[i], class_names[j], int(count)] for (i, j), count in np.ndenumerate(counts)]
-        table = self._wandb.Table(columns=list(fields), data=rows)
-        chart = self._wandb.plot_table("wandb/confusion_matrix/v1", table, fields, {"title": "Confusion matrix"})
+        table = self._wandb.Table(columns=list(CONFUSION_FIELDS), data=rows)
+        chart = self._wandb.plot_table(CONFUSION_CHART, table, CONFUSION_FIELDS, {"title": "Confusion matrix"})
         self._patiently("the confusion matrix", lambda: self._run.log({**_axes(record), "confusion": chart}))
 
     def table(self, record: Record, name: str, rows: Sequence[Record]) -> None:
@@ -276,6 +281,119 @@ class RankTracker(Tracker):
         """Send what waits in memory; rank 0 ends the run."""
         self._run.finish(exit_code=exit_code)
         _end_service()
+
+
+# ---- a saved view of a project ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of a saved view."""
+
+    title: str
+    keys: tuple[str, ...]
+    """Keys of W&B's history; one that ends with `*` stands for all that begin so. Pictures share the panel's slider."""
+    kind: Literal["lines", "pictures", "confusion", "table"] = "lines"
+
+    @property
+    def axis(self) -> str:
+        """Return the x axis of lines: that of the first key."""
+        found = (axis for axis, patterns in AXES.items() if any(fnmatchcase(self.keys[0], one) for one in patterns))
+        return next(found, SYSTEM_AXIS)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Panels under a heading, row by row."""
+
+    title: str
+    panels: tuple[Panel, ...]
+    columns: int = 3
+
+
+def save_view(title: str, sections: Sequence[Section], *, project: str, entity: str | None) -> tuple[str, bool]:
+    """Save a view of a project on W&B in place of the one saved before; return its address and whether it is new.
+
+    Its runs are grouped by W&B's group, which is the recipe's name, and by seed.
+
+    Args:
+        title: of the view.
+        sections: of the view, in their order.
+        project: its name.
+        entity: user or team (default: WANDB_ENTITY, else the login's).
+
+    Raises:
+        UserError: no login, no such project, the package wandb-workspaces is missing, or W&B refuses.
+    """
+    if not _wandb_login():
+        raise UserError("W&B needs a login to save a view: run `wandb login`")
+    os.environ.setdefault("WANDB_SILENT", "true")  # its messages; an address is returned
+    try:
+        from wandb_workspaces import workspaces
+        from wandb_workspaces.workspaces import internal
+    except ImportError:
+        raise UserError("the dashboard needs W&B's package: pip install 'wandb-workspaces>=0.4'") from None
+    try:
+        owner = entity or os.environ.get("WANDB_ENTITY") or sys.modules["wandb"].Api().default_entity
+        if not owner:
+            raise UserError(f"the login has no user or team of its own: name one, as in TEAM/{project}")
+        view = workspaces.Workspace(owner, project, title, sections=[_view_section(section) for section in sections])
+        view.runset_settings.groupby = [workspaces.Metric("Group"), workspaces.Config("seed")]
+        view._internal_name, view._internal_id = f"nw-{VIEW}-v", _view_id(internal, owner, project)  # noqa: SLF001
+        is_new = not view._internal_id  # noqa: SLF001
+        return str(view.save().url), is_new
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - wandb and its library raise many kinds
+        reason = " ".join(str(error).split())
+        raise UserError(f"W&B does not take the view ({reason}): check `wandb login` and WANDB_BASE_URL") from None
+    finally:
+        _end_service()
+
+
+def _view_id(internal: Any, entity: str, project: str) -> str:  # noqa: ANN401 - a module
+    """Return the id of the view that was saved before; empty without one.
+
+    Raises:
+        UserError: there is no such project.
+    """
+    try:
+        return str(internal.get_view_dict(entity, project, VIEW)["id"])
+    except ValueError as error:
+        if not str(error).startswith("Project"):  # else "Workspace `...` not found in project `...`"
+            return ""
+        way_out = "a run makes it, by --wandb.project; or name another, as in ENTITY/PROJECT"
+        raise UserError(f"W&B has no project {entity}/{project} that this login may see: {way_out}") from None
+
+
+def _view_section(section: Section) -> Any:  # noqa: ANN401 - a section of wandb_workspaces
+    """Return a section as wandb_workspaces has it, with all of its panels on one page."""
+    from wandb_workspaces import workspaces
+
+    rows = -(-len(section.panels) // section.columns)
+    layout = workspaces.SectionLayoutSettings(columns=section.columns, rows=rows)
+    panels = [_view_panel(panel) for panel in section.panels]
+    return workspaces.Section(section.title, panels=panels, is_open=True, layout_settings=layout)
+
+
+def _view_panel(panel: Panel) -> Any:  # noqa: ANN401 - a panel of wandb_workspaces
+    """Return a panel as wandb_workspaces has it."""
+    from wandb_workspaces.reports import v2
+
+    first = panel.keys[0]
+    match panel.kind:
+        case "pictures":
+            return v2.MediaBrowser(title=panel.title, media_keys=list(panel.keys), num_columns=len(panel.keys))
+        case "table":
+            return v2.WeavePanelSummaryTable(table_name=first)
+        case "confusion":
+            query = {"summaryTable": {"tableKey": f"{first}_table"}}  # wandb's name for the table of a chart
+            return v2.CustomChart(
+                query, CONFUSION_CHART, chart_fields=CONFUSION_FIELDS, chart_strings={"title": panel.title}
+            )
+    if first.endswith("*"):
+        return v2.LinePlot(title=panel.title, x=panel.axis, metric_regex=re.escape(first[:-1]) + ".*")
+    return v2.LinePlot(title=panel.title, x=panel.axis, y=list(panel.keys))
 
 
 # ---- wandb itself ---------------------------------------------------------------------------------------------------

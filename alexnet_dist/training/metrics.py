@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ Metrics = dict[str, Any]
 
 MOST_MISTAKES = 64
 """Worst mistakes kept of an evaluation: a page of thumbnails."""
+MOST_RIGHT = 32
+"""Right answers kept of an evaluation, at most: equally many of each class, or one of each of so many classes."""
+CERTAINTY = 10_000
+"""Steps into which a probability is rounded before images are ordered by it: other batches change its last digits."""
 
 
 class NonFiniteError(RuntimeError):
@@ -57,8 +62,8 @@ class StepWindow(list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An image that was taken for another class."""
+class Answer:
+    """An image and the class that it was taken for."""
 
     id: int
     """Its position in the split."""
@@ -67,6 +72,10 @@ class Mistake:
     probability: float
     """That the network gives to the predicted class."""
     loss: float
+
+
+class Mistake(Answer):
+    """An image that was taken for another class."""
 
 
 class EvalCounts:
@@ -117,6 +126,7 @@ class EvalCounts:
             num_top5=int(in_top5.sum()),
             num_mirrored=int(flip_right.sum()) if self._has_mirrored else None,
             worst=tuple(self.worst(MOST_MISTAKES)),
+            best=tuple(self.best()),
         )
 
     def worst(self, most: int) -> list[Mistake]:
@@ -127,10 +137,44 @@ class EvalCounts:
         rows = zip(whole[:, chosen].T.tolist(), real[:, chosen].T.tolist(), strict=True)
         return [Mistake(*whole_row, *real_row) for whole_row, real_row in rows if whole_row[1] != whole_row[2]]
 
+    def best(self) -> list[Answer]:
+        """Return the right answers to show, in the order of `best_of`. Waits for the device."""
+        ids, labels, predicted = torch.cat(self._whole, dim=1)[:3].cpu().numpy()
+        probabilities, losses = torch.cat(self._real, dim=1).cpu().numpy()
+        found = []
+        for label in _shown_classes(self._num_classes):
+            (right,) = np.nonzero((labels == label) & (predicted == label) & np.isfinite(probabilities))
+            order = np.lexsort((ids[right], -np.rint(CERTAINTY * probabilities[right].astype(np.float64))))
+            chosen = right[order[: _most_of_each(self._num_classes)]].tolist()
+            found += [Answer(int(ids[i]), label, label, float(probabilities[i]), float(losses[i])) for i in chosen]
+        return found
+
 
 def worst_of(mistakes: Iterable[Mistake], most: int) -> tuple[Mistake, ...]:
     """Return the worst of all ranks' mistakes; the same images at any world size."""
     return tuple(sorted(mistakes, key=lambda m: (-math.inf if math.isnan(m.loss) else -m.loss, m.id))[:most])
+
+
+def best_of(answers: Iterable[Answer], num_classes: int) -> tuple[Answer, ...]:
+    """Return the most certain of all ranks' right answers to each class, class by class; the same at any world size.
+
+    Among equal probabilities the image that comes first in the split wins; `CERTAINTY` says which are equal.
+    """
+    ordered = sorted(answers, key=lambda a: (a.label, -round(CERTAINTY * a.probability), a.id))
+    groups = itertools.groupby(ordered, key=lambda a: a.label)
+    return tuple(a for _, group in groups for a in itertools.islice(group, _most_of_each(num_classes)))
+
+
+def _shown_classes(num_classes: int) -> list[int]:
+    """Return the classes of which right answers are kept: all, or `MOST_RIGHT`, evenly spread."""
+    if num_classes <= MOST_RIGHT:
+        return list(range(num_classes))
+    return [index * (num_classes - 1) // (MOST_RIGHT - 1) for index in range(MOST_RIGHT)]
+
+
+def _most_of_each(num_classes: int) -> int:
+    """Return how many right answers of a class are kept."""
+    return max(1, MOST_RIGHT // num_classes)
 
 
 @dataclass(frozen=True)
@@ -146,6 +190,8 @@ class Evaluation:
     """The mistakes with the largest losses, the largest first."""
     num_mirrored: int | None = None
     """Images recognised by the mean of their and their mirror images' logits: flip TTA; None without it."""
+    best: tuple[Answer, ...] = ()
+    """The most certain right answers of each class, class by class."""
 
     @classmethod
     def of_ranks(cls, totals: Sequence[Evaluation | None]) -> Evaluation:
@@ -158,6 +204,7 @@ class Evaluation:
             num_top5=sum(each.num_top5 for each in found),
             worst=worst_of((mistake for each in found for mistake in each.worst), MOST_MISTAKES),
             num_mirrored=sum(mirrored) if mirrored else None,
+            best=best_of((answer for each in found for answer in each.best), len(found[0].confusion)),
         )
 
     @property

@@ -76,6 +76,9 @@ def test_all_ranks_mistakes_are_in_one_list(one, two):
     assert len(mistakes[0]) == len(found[1]["worst"]) == wrong > 40, "each once, though two ranks saw them"
     losses_of = [[m["loss"] for m in evaluation["worst"]] for evaluation in found]
     assert all(losses == sorted(losses, reverse=True) for losses in losses_of)
+    assert found[0]["best"]
+    right = [[(answer["id"], answer["label"]) for answer in evaluation["best"]] for evaluation in found]
+    assert right[0] == right[1], "so the pictures are the same"
 
 
 def test_two_ranks_leave_one_set_of_files(one, two):

@@ -46,6 +46,10 @@ class Server:
     """The content of a sweep's file; of each sweep that is asked for."""
     commands: list[dict[str, Any]] = field(default_factory=list)
     """What an agent is told at its next heartbeats: runs one after the other, and at last to go."""
+    projects: set[tuple[str, str]] = field(default_factory=lambda: {("e", "p")})
+    """Entity and name of each project that has views."""
+    views: list[dict[str, Any]] = field(default_factory=list)
+    """The saved views: entityName, projectName, name, displayName, spec and id."""
 
     @property
     def history(self) -> dict[str, list[dict[str, Any]]]:
@@ -87,9 +91,10 @@ def answer(query: dict[str, Any], server: Server) -> dict[str, Any]:
         return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": uploads}}
     if "viewer" in fields:
         return {"viewer": {"id": "v", "username": "u", "entity": "e", "flags": "{}", "teams": {"edges": []}}}
-    if fields & {"artifactType", "sweepName"}:
+    if fields & {"artifactType", "sweepName", "allViews"}:
         sweep = {"id": "s", "name": "s", "config": json.dumps(server.sweep), "runs": {"edges": []}}
-        return {"project": {"artifact": None, "sweep": sweep}}
+        other = {"artifact": None, "sweep": sweep}
+        return {"project": project_views(variables, server) if "allViews" in fields else other}
     return {}
 
 
@@ -153,6 +158,28 @@ def heartbeat(variables: dict[str, Any], server: Server) -> dict[str, Any]:
     return {"agent": {"id": "a"}, "commands": json.dumps([] if waits else [commands.pop(0)])}
 
 
+# ---- saved views ----------------------------------------------------------------------------------------------------
+
+
+def upsert_view(variables: dict[str, Any], server: Server) -> dict[str, Any]:
+    """Replace the view of that id; without one, take a new view."""
+    known = [view for view in server.views if view["id"] == variables.get("id")]
+    for view in known:
+        view.update(variables)
+    if not known:
+        server.views.append({**variables, "id": f"view{len(server.views)}"})
+    view = (known or server.views)[-1]
+    return {"view": {"id": view["id"], "name": view["name"]}, "inserted": not known}
+
+
+def project_views(variables: dict[str, Any], server: Server) -> dict[str, Any] | None:
+    """Return a project's views of a name; None for a project that is not there."""
+    place = (variables["entityName"], variables["name"])
+    wanted = (*place, variables["viewName"])
+    found = [view for view in server.views if (view["entityName"], view["projectName"], view["name"]) == wanted]
+    return {"allViews": {"edges": [{"node": view} for view in found]}} if place in server.projects else None
+
+
 SPECIAL: dict[str, Callable[[dict[str, Any], Server], dict[str, Any]]] = {
     "createArtifact": create_artifact,
     "createArtifactManifest": create_manifest,
@@ -160,6 +187,7 @@ SPECIAL: dict[str, Callable[[dict[str, Any], Server], dict[str, Any]]] = {
     "commitArtifact": commit_artifact,
     "createAgent": lambda *_: {"agent": {"id": "a"}},
     "agentHeartbeat": heartbeat,
+    "upsertView": upsert_view,
     "notifyScriptableRunAlert": lambda *_: {"success": True},
 }
 

@@ -30,6 +30,7 @@ ENTRIES = {"__init__", "__main__"}
 """They lead to the commands and to `load`."""
 HOMES = {
     "wandb": {"tracking/wandb_tracker"},
+    "wandb_workspaces": {"tracking/wandb_tracker"},
     "jinja2": {"report/page"},
     "plotly": {"report/page"},
     "accelerate": {

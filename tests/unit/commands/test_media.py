@@ -14,13 +14,13 @@ from alexnet_dist.data.inputs import Inputs, InputSpec
 from alexnet_dist.data.loader import gather
 from alexnet_dist.data.sampler import GlobalBatches
 from alexnet_dist.training import metrics
-from alexnet_dist.training.metrics import Mistake
+from alexnet_dist.training.metrics import Answer, Mistake
 from alexnet_dist.visualization import plots
 
 
-def evaluation(*worst):
+def evaluation(*worst, best=()):
     confusion = np.array([[3, 1, 0], [0, 0, 0], [1, 0, 3]])
-    return metrics.Evaluation(loss_sum=1.0, confusion=confusion, num_top5=8, worst=worst)
+    return metrics.Evaluation(loss_sum=1.0, confusion=confusion, num_top5=8, worst=worst, best=best)
 
 
 def make_inputs(source=32, *, image_size=224, **changes):
@@ -68,7 +68,7 @@ def test_inputs_become_the_pictures_they_were_made_of(dtype):
 def test_mistakes_are_shown_in_their_order():
     images = dataset()
     worst = [Mistake(7, 0, 2, 0.9, 5.0), Mistake(3, 2, 0, 0.8, 4.0)]
-    sheet = exhibits.mistakes_sheet(images, evaluation(*worst)).pictures["errors"]
+    sheet = exhibits.answer_sheets(images, evaluation(*worst)).pictures["errors"]
     for place, mistake in enumerate(worst):
         expected = plots.thumbnail(images.test.picture(mistake.id))
         assert np.array_equal(sheet[:64, 64 * place : 64 * place + 64], expected)
@@ -78,18 +78,31 @@ def test_mistakes_are_shown_in_their_order():
         (3, "</script>", "cat"),
     ]
     assert np.array_equal(rows[1]["image"], plots.thumbnail(images.test.picture(3)))
-    assert exhibits.mistakes_sheet(images, evaluation()).pictures == {}
+    assert exhibits.answer_sheets(images, evaluation()).pictures == {}
+
+
+def test_right_answers_are_shown_in_their_order():
+    images = dataset()
+    best = [Answer(index, index % 3, index % 3, 0.9, 0.1) for index in (30, 3, 7, 1, 4, 10, 2, 5, 8)]
+    (name,), (sheet,) = zip(*exhibits.answer_sheets(images, evaluation(best=best)).pictures.items(), strict=True)
+    assert (name, sheet.shape) == ("right", (128, 512, 3))
+    for place, answer in enumerate(best):
+        top, left = (64 * index for index in divmod(place, 8))
+        expected = plots.thumbnail(images.test.picture(answer.id))
+        assert np.array_equal(sheet[top : top + 64, left : left + 64], expected)
 
 
 def test_evaluation_file_holds_the_exact_counts():
     record = {"epoch": 7, "global_step": 686, "val/top1": 0.5}
-    content = exhibits.evaluation_file(record, evaluation(Mistake(7, 0, 2, 0.9, 5.0)), NAMES)
+    counted = evaluation(Mistake(7, 0, 2, 0.9, 5.0), best=(Answer(2, 2, 2, 0.8, 0.25),))
+    content = exhibits.evaluation_file(record, counted, NAMES)
     assert json.loads(json.dumps(content)) == {
         "epoch": 7,
         "global_step": 686,
         "class_names": list(NAMES),
         "confusion": [[3, 1, 0], [0, 0, 0], [1, 0, 3]],
         "worst": [{"id": 7, "label": 0, "predicted": 2, "probability": 0.9, "loss": 5.0}],
+        "best": [{"id": 2, "label": 2, "predicted": 2, "probability": 0.8, "loss": 0.25}],
     }
 
 

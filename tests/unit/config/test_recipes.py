@@ -9,7 +9,9 @@ from alexnet_dist.errors import UserError
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_recipes_load(recipe):
-    assert isinstance(parse(["--config", str(recipe)]), Config)
+    config = parse(["--config", str(recipe)])
+    assert isinstance(config, Config)
+    assert config.wandb.group == recipe.stem, "W&B's view groups runs by it"
 
 
 def test_lecture_recipe_is_the_lecture():
@@ -35,7 +37,8 @@ def test_the_reference_recipe_is_the_default():
     written, default = (
         flat(to_dict(parse(flags))) for flags in (["--config", str(ROOT / "recipes/reference.yaml")], [])
     )
-    assert {key: written[key] for key in written if written[key] != default[key]} == {"optim.weight_decay": 0.5}
+    changed = {key: written[key] for key in written if written[key] != default[key]}
+    assert changed == {"optim.weight_decay": 0.5, "wandb.group": "reference"}
     assert default["optim.weight_decay"] is None, (
         "which is AdamW's 0.5 (test_optimizer), and right for other optimizers too"
     )

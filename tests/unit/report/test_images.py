@@ -3,7 +3,8 @@
 import json
 
 import numpy as np
-from run_folders import EPOCH_PICTURES, make_run, page_of, pixel, records_of
+from PIL import Image
+from run_folders import EPOCH_PICTURES, add_right_answers, make_run, page_of, pixel, records_of
 
 from alexnet_dist.text import NBSP
 
@@ -54,6 +55,35 @@ def test_thumbnails_are_cut_in_order(tmp_path):
     thumbnails = [image for image in page.all("img") if image["alt"].startswith("test image")]
     assert [image["alt"] for image in thumbnails] == [f"test image {17 + index}" for index in range(10)]
     assert [pixel(image["src"]) for image in thumbnails] == [((index + 1, 50, 60), (64, 64)) for index in range(10)]
+
+
+def test_right_answers_have_a_section_of_their_own(tmp_path):
+    folder = make_run(tmp_path / "run")
+    assert "Right answers" not in page_of(folder).text, "a run of an earlier version has none"
+    add_right_answers(folder)
+    page = page_of(folder)
+    thumbnails = [image for image in page.all("img") if image["alt"].startswith("test image")]
+    assert [image["alt"] for image in thumbnails[10:]] == [f"test image {40 + index}" for index in range(9)]
+    assert [pixel(image["src"]) for image in thumbnails[10:]] == [((70, i + 1, 80), (64, 64)) for i in range(9)]
+    words = page.text.partition("class by class.")[2].partition("First training batch")[0]
+    assert words.count("taken for") == 0
+    assert words.strip().startswith("cat 87.5 %, loss 0.13, no. 40 dog 87.5 %, loss 0.13, no. 41 frog ")
+    targets = [a["href"] for a in page.all("a")]
+    assert targets.index("#right") == targets.index("#errors") + 1
+
+
+def test_thumbnails_of_noise_leave_the_page_below_8_mb(tmp_path):
+    """96 thumbnails that cannot be compressed, beside the kernels of three epochs."""
+    folder = make_run(tmp_path / "run")
+    add_right_answers(folder, num=32)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps(evaluation | {"worst": evaluation["worst"][:1] * 64}))
+    rng = np.random.default_rng(0)
+    for name, rows in (("errors", 8), ("right", 4)):
+        Image.fromarray(rng.integers(0, 256, (64 * rows, 512, 3), np.uint8)).save(folder / f"figures/{name}.png")
+    page = page_of(folder)
+    assert sum(image["alt"].startswith("test image") for image in page.all("img")) == 96
+    assert len(page.source.encode()) < 8e6
 
 
 def test_pictures_of_one_epoch_need_no_slider(tmp_path):

@@ -98,6 +98,46 @@ def test_paths_of_the_machine_stay_there(tmp_path):
     assert ".../dogs could not be had" in page.text
 
 
+def commands_of(page):
+    return re.findall(r"<code>(alexnet-dist .*)</code>", page.source)
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [("run-7", "run-7"), ("my run", "'my run'"), ("it's $HOME", "'it'\"'\"'s $HOME'"), ("-rf", "./-rf")],
+)
+def test_the_commands_of_the_run(tmp_path, name, quoted):
+    page = page_of(make_run(tmp_path / name, epochs=1))
+    assert [html.unescape(line) for line in commands_of(page)] == [
+        f"alexnet-dist evaluate {quoted}",
+        f"alexnet-dist predict {quoted} FILE",
+        f"alexnet-dist features {quoted} FILE",
+        f"alexnet-dist export {quoted} --format onnx",
+        f"alexnet-dist publish {quoted} owner/name",
+    ]
+    words = ["sh", "-c", f"printf %s {html.unescape(commands_of(page)[0]).removeprefix('alexnet-dist evaluate ')}"]
+    assert Path(subprocess.run(words, capture_output=True, text=True, check=True).stdout) == Path(name)
+    assert f"in the folder that holds {name} ." in page.text
+
+
+def test_the_commands_have_the_path_from_where_the_page_was_written(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "my runs" / "run", epochs=1)
+    monkeypatch.chdir(tmp_path)
+    page = page_of(folder)
+    assert html.unescape(commands_of(page)[0]) == "alexnet-dist evaluate 'my runs/run'"
+    assert "in the folder that holds my runs ." in page.text
+    monkeypatch.chdir(folder)
+    assert commands_of(page_of(folder))[0] == "alexnet-dist evaluate run"
+
+
+def test_there_are_no_commands_before_the_first_evaluation_and_for_several_runs(tmp_path):
+    folder, other = (make_run(tmp_path / name, epochs=1) for name in "ab")
+    report.main([str(folder), str(other), "--out", str(tmp_path / "both.html")])
+    assert commands_of(Page(tmp_path / "both.html")) == []
+    (folder / "metrics.jsonl").write_text('{"global_step": 1, "epoch": 1, "train/loss": 2.0}\n')
+    assert commands_of(page_of(folder)) == []
+
+
 def test_several_runs(tmp_path):
     folders = [make_run(tmp_path / "a", epochs=2), make_run(tmp_path / "b", epochs=4, lr=1e-3, status="stopped")]
     namesake = make_run(tmp_path / "deep" / "a", dataset="digits", fallback_for="cifar10")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_dist.training.metrics import EvalCounts, Evaluation, Mistake, StepWindow, worst_of
+from alexnet_dist.training.metrics import Answer, EvalCounts, Evaluation, Mistake, StepWindow, best_of, worst_of
 
 
 def count(batches):
@@ -73,6 +73,54 @@ def test_the_worst_of_all_ranks_do_not_depend_on_who_saw_them():
     mistakes = [Mistake(id=i, label=0, predicted=1, probability=0.5, loss=loss) for i, loss in enumerate([1, 3, 3, 2])]
     expected = (mistakes[1], mistakes[2], mistakes[3])
     assert worst_of(mistakes, 3) == worst_of(reversed(mistakes), 3) == expected
+
+
+def certain(probabilities, *, num_classes=2):
+    """Return logits that give each image's class 0 such a probability."""
+    rest = [(1 - p) / (num_classes - 1) for p in probabilities]
+    return [[math.log(p), *[math.log(r)] * (num_classes - 1)] for p, r in zip(probabilities, rest, strict=True)]
+
+
+def test_right_answers_are_the_most_certain_of_each_class():
+    logits = [*certain([0.9, 0.7, 0.8]), *([b, a] for a, b in certain([0.6, 0.9, 0.8]))]
+    counts = count([(logits, [0, 0, 1, 1, 1, 0], [0.1, 0.3, 1.6, 0.5, 0.1, 1.6])])
+    found = counts.best()
+    assert [(a.id, a.label, a.predicted) for a in found] == [(0, 0, 0), (1, 0, 0), (4, 1, 1), (3, 1, 1)]
+    assert [a.probability for a in found] == pytest.approx([0.9, 0.7, 0.9, 0.6])
+    assert [a.loss for a in found] == pytest.approx([0.1, 0.3, 0.1, 0.5])
+    assert counts.totals().best == tuple(found)
+    assert count([([[math.nan, 0.0], [0.0, 1.0]], [0, 0], [math.nan, 1.0])]).best() == [], "NaN is no answer"
+
+
+@pytest.mark.parametrize(("num_classes", "each"), [(2, 16), (10, 3), (32, 1), (33, 1), (1000, 1)])
+def test_right_answers_are_at_most_32_and_of_classes_that_lie_evenly(num_classes, each):
+    labels = torch.arange(num_classes).repeat_interleave(20)
+    counts = EvalCounts()
+    logits = 5 * torch.nn.functional.one_hot(labels, num_classes).float()
+    counts.add(logits, labels, torch.zeros(len(labels)), torch.arange(len(labels)))
+    found = [answer.label for answer in counts.best()]
+    assert len(found) == each * min(32, num_classes) <= 32
+    shown = sorted(set(found))
+    assert found == [label for label in shown for _ in range(each)]
+    assert (shown[0], shown[-1]) == (0, num_classes - 1)
+    assert max(np.diff(shown)) - min(np.diff(shown)) <= 1
+
+
+def test_right_answers_do_not_depend_on_who_saw_them_nor_on_last_digits():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(400, 5, generator=generator), torch.randint(5, (400,), generator=generator)
+    logits[::3] = 40 * torch.nn.functional.one_hot(labels[::3], 5)  # all of them certain
+    whole, parts = EvalCounts(), [EvalCounts(), EvalCounts()]
+    whole.add(logits, labels, torch.zeros(400), torch.arange(400))
+    for rank, part in enumerate(parts):
+        ids = torch.arange(rank, 400, 2)
+        noise = 1 + 1e-6 * torch.randn(200, 5, generator=generator)
+        part.add(logits[ids] * noise, labels[ids], torch.zeros(200), ids)
+    one, two = (Evaluation.of_ranks([each.totals() for each in ranks]) for ranks in ([whole], [*parts, EvalCounts()]))
+    assert [answer.id for answer in one.best] == [answer.id for answer in two.best]
+    assert len(one.best) == 30
+    answers = [Answer(id=i, label=0, predicted=0, probability=p, loss=0) for i, p in enumerate([0.5, 0.9, 0.90000001])]
+    assert [answer.id for answer in best_of(reversed(answers), 2)] == [1, 2, 0]
 
 
 def test_top5_is_for_more_than_five_classes():
