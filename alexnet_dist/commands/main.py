@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": "list a data set and decode it into this node's cache, without a GPU",
     "evaluate": "count a network's right answers again, and compare them with what its file claims",
     "predict": "name the classes of pictures",
+    "features": "write what layers return for pictures or for a data set",
     "doctor": "check the machine, the launcher and the data before a run",
     "report": "write report.html of a run, or of several compared",
 }
