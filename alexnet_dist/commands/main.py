@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "write a network with its preprocessing as ONNX or pt2",
     "publish": "put a network on the Hugging Face Hub, with a card that explains it",
     "dashboard": "save a view of a W&B project: curves, kernels, evaluation, speed, hardware",
+    "features": "write what layers return for pictures or for a data set",
     "doctor": "check the machine, the launcher and the data before a run",
     "report": "write report.html of a run, or of several compared",
 }

@@ -124,3 +124,29 @@ class DashboardOptions:
 
     project: Annotated[str | None, Positional] = None
     """PROJECT or ENTITY/PROJECT (default: WANDB_PROJECT, else alexnet_dist)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesOptions(NetworkOptions):
+    """Write what layers return for pictures, or for a split of a data set, into a safetensors file."""
+
+    paths: Words = ()
+    """RUN [FILE|FOLDER|- ...]: a network, then pictures; - reads a path a line from stdin."""
+    layers: str = "fc7"
+    """Names between commas: conv1, relu1, pool1, conv2, ..., pool5, avgpool, fc6, relu6, fc7, relu7, logits."""
+    out: Path | None = None
+    """FILE.safetensors; above --shard-images, FILE-00001-of-00002.safetensors, ..., and FILE.safetensors.index.json."""
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    """Type of the stored numbers: fp16 takes half the space and keeps three digits."""
+    shard_images: int | None = None
+    """Images in a file (default: as many as fit into 1 GB, 100,000 at most)."""
+    split: Literal["train", "test"] = "test"
+    """Of a data set: the evaluation split, or the training images, neither shuffled nor augmented."""
+    batch_size: int = 64
+    """Pictures that go through the network at once, in each process."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(dataset="none"))
+    """The data set, in place of pictures."""
+    runtime: InferenceConfig = field(default_factory=lambda: InferenceConfig(precision="fp32"))
+
+    def __post_init__(self) -> None:
+        _check(self, shard_images="[1, inf)", batch_size="[1, inf)")
