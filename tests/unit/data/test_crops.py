@@ -30,8 +30,13 @@ def drawn(count, height, width, scale=SCALE, **options):
 # ---- boxes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("height", "width"), [(300, 300), (200, 300), (500, 200), (90, 600), (4, 5), (1, 1)])
-@pytest.mark.parametrize("scale", [SCALE, (0.5, 1.0)])
+@pytest.mark.parametrize(
+    ("height", "width", "scale"),
+    [
+        *((*sides, SCALE) for sides in [(300, 300), (200, 300), (500, 200), (90, 600), (4, 5), (1, 1)]),
+        *((*sides, (0.5, 1.0)) for sides in [(300, 300), (90, 600), (4, 5)]),
+    ],
+)
 def test_boxes_are_distributed_as_those_of_torchvision(height, width, scale):
     """Each column's share of mass below each of torchvision's deciles: 4,000 draws have a standard error of 0.8 %."""
     torch.manual_seed(0)
