@@ -899,7 +899,7 @@ MUTATIONS = [
         "commands/network_file.py: result",
         "if progress.top1 is None or progress.evaluated != progress.step:",
         "if progress.top1 is None:",
-        "unit/commands/test_load.py::test_only_what_was_evaluated_claims_a_result",
+        "unit/training/test_classifier.py::test_only_what_was_evaluated_claims_a_result",
     ),
     Mutation(
         "N1 average",
@@ -907,7 +907,7 @@ MUTATIONS = [
         "training/checkpoint.py: save",
         '{**metadata, "result": None}',
         "metadata",
-        "unit/commands/test_load.py::test_only_what_was_evaluated_claims_a_result",
+        "unit/training/test_classifier.py::test_only_what_was_evaluated_claims_a_result",
     ),
     Mutation(
         "N2",
@@ -915,7 +915,7 @@ MUTATIONS = [
         "models/weights.py: starting_weights",
         "statistics = _recorded_statistics(file.metadata, config.weights)",
         "statistics = None",
-        "unit/commands/test_load.py::test_weights_of_a_run_bring_their_statistics_to_the_next",
+        "unit/training/test_classifier.py::test_weights_of_a_run_bring_their_statistics_to_the_next",
     ),
     Mutation(
         "N2 NaN",
@@ -1072,7 +1072,7 @@ MUTATIONS = [
     Mutation(
         "P11",
         "nobody is told that images are held out",
-        "data/load.py: load",
+        "data/load.py: load_any",
         'logger.warning("%s HAS NO EVALUATION SPLIT',
         'logger.debug("%s HAS NO EVALUATION SPLIT',
         "unit/data/test_load.py::test_without_evaluation_split_a_tenth_is_held_out_loudly",

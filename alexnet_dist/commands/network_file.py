@@ -112,5 +112,5 @@ def publish(log: RunLogger, path: Path, *, aliases: Sequence[str]) -> None:
     found = described["result"]
     top1 = None if found is None else found["correct"] / found["total"]
     texts = {"README.md": model_card.card(described), "class_names.json": json.dumps(described["class_names"])}
-    facts: Record = {**described["training"], "top1": top1}
+    facts: Record = {key: described["training"][key] for key in ("epoch", "step")} | {"top1": top1}
     log.publish(Weights(log.facts["dataset"], checkpoint.evaluated_weights(path), texts, facts, tuple(aliases)))

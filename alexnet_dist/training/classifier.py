@@ -22,8 +22,6 @@ from alexnet_dist.training import checkpoint
 
 logger = logging.getLogger(__name__)
 
-HUB_FILES = ("ema.safetensors", "model.safetensors")
-
 
 class Prediction(NamedTuple):
     """A class that an image may be of."""

@@ -7,7 +7,8 @@ import pytest
 from places import ROOT
 
 TERMS = """mixed precision, training loop, W&B, kernel pictures, order of images, layout of folders, photographs,
-    random crops, resume, confusion matrix, learning rate, launch checks, cache, report page, signals"""
+    random crops, trained network, network file claims, resume, confusion matrix,
+    learning rate, launch checks, cache, report page, signals"""
 
 
 def rows():

@@ -36,7 +36,10 @@ HOMES = {
     "accelerate": {
         *(f"distributed/{name}" for name in ("accelerator", "hardware", "topology", "signals", "watchdog")),
         *(f"training/{name}" for name in ("train_loop", "eval_loop")),
-        *(f"commands/{name}" for name in ("train", "train_setup", "run_summary", "inference", "features")),
+        *(
+            f"commands/{name}"
+            for name in ("train", "train_setup", "run_summary", "inference", "features", "evaluate", "predict")
+        ),
         "tracking/tensorboard_tracker",
     },
     "datasets": {"sources/hub"},
