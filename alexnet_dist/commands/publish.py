@@ -198,6 +198,6 @@ def hub_errors(repository: str) -> Iterator[None]:
     except LocalTokenNotFoundError:
         raise UserError("nobody is logged in to the Hub: `hf auth login`, or HF_TOKEN in the environment") from None
     except Exception as error:  # noqa: BLE001 - its client raises errors of several libraries
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        status = getattr(getattr(error, "response", None), "status_code", 0)
         ways = {401: "the Hub does not accept this login: `hf auth login` ", 403: "this login may not write there "}
         raise UserError(f"{repository} cannot be published: {ways.get(status, '')}({first_line(error)})") from None
