@@ -34,9 +34,7 @@ FILES = """
 ## Files
 
 `model.safetensors` has the weights, by torchvision's names, and in its header the text of `config.json`: class names,
-inputs, data, result and versions.{evaluation} `alexnet_dist.load("{repository}")` reads it too.
-
-The 64 kernels of conv1:
+inputs, data, result and versions. `alexnet_dist.load("{repository}")` reads that file alone.{evaluation}
 
 ![The 64 kernels of conv1](kernels.png)
 """
@@ -54,24 +52,16 @@ def main(argv: Sequence[str], *, prog: str) -> int:
     console = Console(enabled=True)
     if options.dry_run is not None:
         folder = new_folder(options.dry_run)
-        found = make_folder(folder, source, repository, options)
-        console.card("not published", {"folder": folder, **rows(folder, found)})
+        console.card("not published", {"folder": folder, **make_folder(folder, source, repository, options)})
         return EXIT_DONE
     with hub_errors(repository):
         user = huggingface_hub.HfApi().whoami()["name"]  # before anything is computed or made
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        found = make_folder(folder, source, repository, options)
+        shown = make_folder(Path(scratch), source, repository, options)
         with hub_errors(repository):
-            commit = upload(folder, repository, options)
-        console.card("published", {"commit": commit, "as": user, **rows(folder, found)})
+            commit = upload(Path(scratch), repository, options)
+    console.card("published", {"commit": commit, "as": user, **shown})
     return EXIT_DONE
-
-
-def rows(folder: Path, metadata: dict[str, Any]) -> dict[str, str]:
-    """Return what is shown of a folder that was made."""
-    names = sorted(path.name for path in folder.iterdir())
-    return {"files": ", ".join(names), "top-1": model_card.top1_words(metadata["result"])}
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, str]:
@@ -107,8 +97,8 @@ def new_folder(path: Path) -> Path:
     return path
 
 
-def make_folder(folder: Path, source: str, repository: str, options: PublishOptions) -> dict[str, Any]:
-    """Write all that is published into an empty folder, and return the network file's metadata.
+def make_folder(folder: Path, source: str, repository: str, options: PublishOptions) -> dict[str, str]:
+    """Write all that is published into an empty folder, and return the rows that are shown of it.
 
     Raises:
         UserError: there is no such network, or its file does not explain itself.
@@ -124,17 +114,17 @@ def make_folder(folder: Path, source: str, repository: str, options: PublishOpti
         header = front_matter(file.metadata, repository, options.license)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: its metadata are incomplete ({error!r})") from None
-    more = FILES.format(repository=repository, evaluation=EVALUATION if counts else "")
-    texts = {"README.md": f"---\n{header}\n---\n\n{card}{more}", "config.json": json.dumps(file.metadata, indent=1)}
-    if counts is not None:
-        texts["evaluation.json"] = json.dumps(counts)
+    card += FILES.format(repository=repository, evaluation=EVALUATION if counts else "")
+    texts = {"README.md": f"---\n{header}\n---\n\n{card}", "config.json": json.dumps(file.metadata, indent=1)}
+    texts |= {"evaluation.json": json.dumps(counts)} if counts else {}
     weights.write(folder / "model.safetensors", file.tensors, file.metadata)
     for name, text in texts.items():
         atomic_files.write_text(folder / name, text, mode=weights.FOR_ALL)
     now = kernel_images.snapshot(trained.network)
     picture = kernel_images.draw(now, now, conv2_kernel=0, enlargement=1.0)["conv1"].now
     Image.fromarray(picture).save(folder / "kernels.png")
-    return file.metadata
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    return {"files": files, "top-1": model_card.top1_words(file.metadata["result"])}
 
 
 def evaluation(path: Path, metadata: dict[str, Any]) -> dict[str, Any] | None:
@@ -189,14 +179,13 @@ def upload(folder: Path, repository: str, options: PublishOptions) -> str:
         raise UserError(f"--private: {repository} is there already and public; nothing was sent")
     if options.revision is not None:
         api.create_branch(repository, branch=options.revision, exist_ok=True)
-    commit = api.upload_folder(
+    return api.upload_folder(
         repo_id=repository,
         folder_path=folder,
         revision=options.revision,
         commit_message="Network and card",
         delete_patterns="evaluation.json",  # an earlier one is of other weights
-    )
-    return commit.commit_url
+    ).commit_url
 
 
 @contextmanager
@@ -209,7 +198,6 @@ def hub_errors(repository: str) -> Iterator[None]:
     except LocalTokenNotFoundError:
         raise UserError("nobody is logged in to the Hub: `hf auth login`, or HF_TOKEN in the environment") from None
     except Exception as error:  # noqa: BLE001 - its client raises errors of several libraries
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        ways = {401: "the Hub does not accept this login: `hf auth login`", 403: "this login may not write there"}
-        way = f"{ways[status]} " if status in ways else ""
-        raise UserError(f"{repository} cannot be published: {way}({first_line(error)})") from None
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        ways = {401: "the Hub does not accept this login: `hf auth login` ", 403: "this login may not write there "}
+        raise UserError(f"{repository} cannot be published: {ways.get(status, '')}({first_line(error)})") from None
