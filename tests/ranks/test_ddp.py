@@ -12,7 +12,7 @@ import torch
 from deadlines import communicate
 from places import ROOT
 from ranks import free_port, run_ranks
-from tiny import equal, losses, records, run, run_with_ids, summary, weights
+from tiny import beside_launch_scripts, equal, losses, records, run, run_with_ids, summary, weights
 
 from alexnet_dist.data.inputs import Inputs
 from alexnet_dist.errors import UserError
@@ -189,12 +189,20 @@ def test_a_failed_save_ends_every_rank(tmp_path):
 # ---- as a user starts it ---------------------------------------------------------------------------------------------
 
 
-def launch(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def desk(tmp_path):
+    """A folder like the repository's, with the tiny network."""
+    (tmp_path / "notes").mkdir()
+    beside_launch_scripts(tmp_path)
+    return tmp_path
+
+
+def launch(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a process group of its own, all of which is killed at the deadline."""
     scripts = str(Path(sys.executable).parent)
     process = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -210,9 +218,11 @@ TWO = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_mac
 TWO += ["--dynamo_backend", "no"]
 
 
-def test_accelerate_launch_with_two_cpu_ranks_makes_one_wandb_run(tmp_path):
-    flags = [*SMALL, "--runtime.cpu", "--wandb.mode", "offline", "--out-dir", str(tmp_path / "run")]
-    ended = launch(*TWO, "--main_process_port", str(free_port()), "train.py", *flags)
+def test_accelerate_launch_with_two_cpu_ranks_makes_one_wandb_run(tmp_path, desk):
+    flags = [*SMALL, "--runtime.cpu", "--log.trackers", "wandb", "--wandb.mode", "offline"]
+    flags += ["--out-dir", str(tmp_path / "run")]
+    port = str(free_port())
+    ended = launch(*TWO, "--main_process_port", port, "train.py", *flags, cwd=desk, CHAOS=str(desk / "notes"))
     assert ended.returncode == 0, ended.stderr
     assert "2 processes (DDP) on CPU" in ended.stdout
     assert ended.stdout.count("-- result --") == 1
@@ -220,11 +230,12 @@ def test_accelerate_launch_with_two_cpu_ranks_makes_one_wandb_run(tmp_path):
     assert summary(tmp_path / "run")["world_size"] == 2
 
 
-def test_launch_scripts(tmp_path):
-    ended = launch("launch/node.sh", *SMALL, "--log.trackers", "--out-dir", str(tmp_path / "node"))
+def test_launch_scripts(tmp_path, desk):
+    own = {"cwd": desk, "CHAOS": str(desk / "notes"), "PYTHONPATH": str(ROOT)}
+    ended = launch(f"{desk}/launch/node.sh", *SMALL, "--log.trackers", "--out-dir", str(tmp_path / "node"), **own)
     assert ended.returncode == 0, ended.stderr
     assert summary(tmp_path / "node")["world_size"] == 1
-    ended = launch("launch/debug.sh", "--data.image-size", "64")
+    ended = launch(f"{desk}/launch/debug.sh", "--data.image-size", "64", **own)
     assert ended.returncode == 0, ended.stderr
     assert "max_steps" in ended.stdout
 
