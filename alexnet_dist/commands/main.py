@@ -19,11 +19,11 @@ COMMANDS = {
     "prepare": "list a data set and decode it into this node's cache, without a GPU",
     "evaluate": "count a network's right answers again, and compare them with what its file claims",
     "predict": "name the classes of pictures",
-    "convert": "turn the weights of another program (.pth, .pt, .ckpt) into a network file",
+    "features": "write what layers return for pictures or for a data set",
     "export": "write a network with its preprocessing as ONNX or pt2",
     "publish": "put a network on the Hugging Face Hub, with a card that explains it",
+    "convert": "turn the weights of another program (.pth, .pt, .ckpt) into a network file",
     "dashboard": "save a view of a W&B project: curves, kernels, evaluation, speed, hardware",
-    "features": "write what layers return for pictures or for a data set",
     "doctor": "check the machine, the launcher and the data before a run",
     "report": "write report.html of a run, or of several compared",
 }
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "alexnet-dist") -> No
     if command in COMMANDS:
         run(command, arguments, prog=f"{prog} {command}")
     if command in ("-h", "--help"):
-        rows = "\n".join(f"  {name:<10}{words}" for name, words in COMMANDS.items())
+        rows = "\n".join(f"  {name:<11}{words}" for name, words in COMMANDS.items())
         print(HELP.format(prog=prog, commands=rows), end="")
         sys.exit(EXIT_DONE)
     if command == "--version":
