@@ -18,7 +18,7 @@ from torch import nn
 
 import alexnet_dist
 from alexnet_dist.commands import export, main
-from alexnet_dist.data import InputSpec
+from alexnet_dist.data import Inputs, InputSpec
 from alexnet_dist.models import alexnet, weights
 
 REAL = torchvision.models.alexnet
@@ -33,12 +33,15 @@ def narrow(monkeypatch):
     monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
 
 
-def network_file(path, *, size, stored=32, fit="enlarge"):
-    """Write a network whose logits differ from image to image."""
+def network_file(path, *, size, stored=32, fit="enlarge", kind="pixels"):
+    """Write a network whose answers differ from image to image: its mean logits for random images are 0."""
     torch.manual_seed(0)
-    network = torchvision.models.alexnet(num_classes=len(NAMES))
+    network = torchvision.models.alexnet(num_classes=len(NAMES)).eval()
     alexnet.initialise(network)
     spec = InputSpec(size, stored, *STATISTICS, fit)
+    side = stored if kind == "stored" else size
+    with torch.no_grad():
+        network.classifier[6].bias -= network(Inputs(spec)(torch.randint(256, (9, 3, side, side)).byte())).mean(0)
     metadata = {"schema": 1, "class_names": NAMES, "input": spec.to_json(), "data": {"name": "made up"}}
     weights.write(path, network.state_dict(), metadata)
     return path
@@ -62,7 +65,7 @@ def exported(tmp_path_factory):
             folder = tmp_path_factory.mktemp("exported")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(torchvision.models, "alexnet", network)
-                source = network_file(folder / "model.safetensors", size=size)
+                source = network_file(folder / "model.safetensors", size=size, kind=kind)
                 flags = [str(source), "--format", name, "--input", kind, "--out", str(folder / f"model.{name}")]
                 assert export.main(flags, prog="alexnet-dist export") == 0
                 made[name, kind, size, network] = alexnet_dist.load(source), folder / f"model.{name}"
@@ -117,7 +120,6 @@ def test_a_file_gives_the_answers_of_the_network(exported, name, kind):
     classifier, path = exported(name, kind)
     assert_same_answers(classifier, path, kind)
     assert sorted(p.name for p in path.parent.iterdir()) == sorted(["model.safetensors", path.name]), "weights inside"
-    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_onnx_of_small_images(exported):
@@ -237,9 +239,13 @@ def test_the_lines_of_the_documentation_run(exported, tmp_path, capsys, name, ti
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        exec(snippet(title), {})
-    expected = classifier.predict(pixels if name == "onnx" else np.zeros((32, 32, 3), np.uint8), top=1)
-    assert capsys.readouterr().out.strip() == expected[0][0].name
+        exec(snippet(title), variables := {})
+    picture = pixels if name == "onnx" else np.zeros((32, 32, 3), np.uint8)
+    assert capsys.readouterr().out.strip() == classifier.predict(picture, top=1)[0][0].name
+    if name == "onnx":
+        assert variables["logits"] == pytest.approx(
+            classifier.features(picture, ["logits"])["logits"].numpy(), abs=1e-5
+        )
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------
@@ -283,9 +289,10 @@ def untraced(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda logits: logits + 1e-4 * logits.abs().max(),
+        lambda logits: logits + 1e-4 * logits.abs().max().clamp(min=1),
         lambda logits: logits * torch.nan,
-        lambda logits: logits[:1],
+        lambda logits: logits * (1 if len(logits) == 1 else torch.nan),
+        lambda logits: logits[None],
         lambda logits: logits.flip(1),
         lambda logits: logits if len(logits) == 1 else logits.flip(0),
     ],
@@ -300,6 +307,13 @@ def test_other_answers_are_refused_and_leave_no_file(untraced, monkeypatch, caps
     assert code == 1
     assert "is removed" in line
     assert list(untraced.parent.iterdir()) == [untraced]
+
+
+@pytest.mark.usefixtures("umask")
+def test_others_may_read_the_file(untraced):
+    out = untraced.with_name("model.pt2")
+    assert export.main([str(untraced), "--format", "pt2", "--out", str(out)], prog="export") == 0
+    assert out.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_file(untraced, capsys):
