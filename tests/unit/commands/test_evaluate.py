@@ -11,6 +11,7 @@ from image_sets import as_files
 from tiny import run, summary, tiny_alexnet
 
 import alexnet_dist
+from alexnet_dist.commands import evaluate as evaluate_command
 from alexnet_dist.commands import main
 from alexnet_dist.config import parse
 from alexnet_dist.data import load as load_data
@@ -209,3 +210,17 @@ def test_several_runs_are_a_table(folder, tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("mean")
     assert "± 0.000 %" in last
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "bound"),
+    [("fp32", "CPU", 2**-16), ("fp32", "NVIDIA H100", 2**-9), ("bf16", "CPU", 2**-6), ("fp16", "NVIDIA H100", 2**-9)],
+)
+def test_rounding_depends_on_the_arithmetic(precision, device, bound):
+    assert evaluate_command.rounding(precision, device) == bound
+
+
+def test_close_calls_are_counted_by_the_two_best_logits():
+    count = evaluate_command.CloseCalls(2**-6)
+    count(None, None, torch.tensor([[4.0, 3.9, 0.0], [4.0, 3.95, 0.0], [-9.0, 0.1, 0.0]]))
+    assert count.count == 2, "the second and the third, whose largest logit is -9"
