@@ -85,7 +85,7 @@ def test_the_cells_run(kept, tmp_path, monkeypatch):
     for cell in code_cells(notebook):
         cell["outputs"], cell["execution_count"] = [], None
     resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=deadline(600), record_timing=False, resources=resources).execute()
+    nbclient.NotebookClient(notebook, timeout=int(deadline(600)), record_timing=False, resources=resources).execute()
     check_contents(notebook)
     before, now = ({cell["id"]: text_of(cell) for cell in code_cells(each)} for each in (kept, notebook))
     assert {name: now[name] for name in SAME_EVERYWHERE} == {name: before[name] for name in SAME_EVERYWHERE}
