@@ -123,12 +123,12 @@ def stuck_disk(ids, *, step=None, evaluation=None, number=signal.SIGTERM):
         wanted, size = ids[step][3], TRAIN
         before = sum(wanted in batch for batch in ids[:step]) + (wanted in ids[0])  # the first batch is shown
 
-    def stuck(self, index):
+    def stuck(self, index, *box):
         if (index, len(self)) == (wanted, size):
             seen.append(index)
             if len(seen) > before:
                 released.wait(30)
-        return picture(self, index)
+        return picture(self, index, *box)
 
     def signalled(self, *arguments):
         if len(seen) > before and not told:
@@ -188,12 +188,12 @@ import signal
 from alexnet_dist.data import Photographs
 from alexnet_dist.distributed import signals
 signals.GRACE_SECONDS, picture, reads = 2, Photographs.picture, []
-def stuck(self, index):
+def stuck(self, index, *box):
     reads.append(index)
     if os.environ["RANK"] == "1" and len(self) == {size} and len(reads) == {count}:
         open("{folder}/stuck", "w").write(self.where(index))
         open("{folder}/fifo").read()  # nobody writes
-    return picture(self, index)
+    return picture(self, index, *box)
 Photographs.picture = stuck
 """
 

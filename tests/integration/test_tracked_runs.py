@@ -175,9 +175,9 @@ def test_a_run_folder_shows_all_of_it(tmp_path):
     layers = [f"{c}_{w}" for c in ("conv1", "conv1_seen", "conv2", "conv2_overview") for w in ("before", "now", "diff")]
     for epoch in (1, 2):
         shown = {path.stem for path in (folder / f"figures/epoch_{epoch:04d}").iterdir()}
-        assert shown == {*layers, "summary", "errors"}
+        assert shown == {*layers, "summary", "errors", "right"}
     assert {path.stem for path in (folder / "figures/epoch_0000").iterdir()} == {"first_batch"}
-    for name in (*layers, "summary", "errors"):
+    for name in (*layers, "summary", "errors", "right"):
         newest = (folder / "figures" / f"{name}.png").read_bytes()
         assert newest == (folder / "figures/epoch_0002" / f"{name}.png").read_bytes()
     content = json.loads((folder / "evaluation.json").read_text())

@@ -40,7 +40,7 @@ from alexnet_dist.errors import UserError
 from alexnet_dist.models import alexnet as model
 from alexnet_dist.training import eval_loop, metrics, optimizer, train_loop
 
-FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "first_batch"} | {
+FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "right", "first_batch"} | {
     f"{c}_{w}" for c in ("conv1", "conv1_seen", "conv2", "conv2_overview") for w in ("before", "now", "diff")
 }
 SUMMARY = """best_top1 final_top1 final_train_loss epochs global_step num_parameters num_train_images num_eval_images
@@ -58,7 +58,8 @@ def test_run_folder_is_complete(finished_run):
     }  # fmt: skip
     pictures = list((finished_run / "figures").glob("*.png"))
     assert {path.stem for path in pictures} == FIGURES
-    assert all(min(Image.open(path).size) > 200 for path in pictures)
+    sheets_of_few = {"right"}  # one thumbnail for each class that is recognised
+    assert all(min(Image.open(path).size) > 200 for path in pictures if path.stem not in sheets_of_few)
     checkpoints = sorted(path.name for path in (finished_run / "checkpoints").iterdir())
     assert checkpoints == ["step_00000003", "step_00000006"]
     for name in checkpoints:
