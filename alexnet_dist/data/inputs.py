@@ -25,7 +25,8 @@ from alexnet_dist.errors import UserError
 CACHED_IMAGES = 4
 """Images that a CPU works on at once: 2.4 MB in float32 at 224, so that all passes stay within the cores' caches."""
 RESIZE = {
-    "enlarge": "Pillow's Image.resize, bilinear, on uint8",
+    "enlarge": "Pillow's Image.resize, bilinear, on uint8; of a picture that has not the stored size first the largest "
+    "central square, resized to it by torchvision.transforms.v2, antialiased",
     "crop": "torchvision.transforms.v2 on uint8: short side to image_size * 256 / 224, centre crop, antialiased",
 }
 """How an image becomes an input in evaluation, by `InputSpec.fit`."""
