@@ -58,7 +58,8 @@ def start(
         precision = "fp32"
     chosen = RuntimeConfig(cpu=runtime.cpu, precision=precision)
     accelerator, found = processes.make_accelerator(Config(runtime=chosen, data=data or DataConfig()))
-    return accelerator, Precision(found.name, "the run's") if runtime.precision == "run" else found
+    is_the_runs = runtime.precision == "run" and precision == recorded_precision(classifier)
+    return accelerator, Precision(found.name, "the run's") if is_the_runs else found
 
 
 def recorded_precision(classifier: Classifier) -> Literal["fp32", "bf16", "fp16"]:

@@ -42,10 +42,11 @@ def test_the_precision_of_the_run_is_in_its_file(metadata, precision):
 
 def test_fp16_without_a_gpu_is_computed_in_fp32(monkeypatch, caplog):
     asked = []
-    made = SimpleNamespace(name="fp32")
+    made = SimpleNamespace(name="fp32", reason="asked for")
     monkeypatch.setattr(inference.processes, "make_accelerator", lambda config: (None, asked.append(config) or made))
     network = SimpleNamespace(metadata={"training": {"precision": "fp16"}}, path="FILE")
-    inference.start(network, InferenceConfig(cpu=True))
+    _, precision = inference.start(network, InferenceConfig(cpu=True))
+    assert precision.reason != "the run's"
     assert asked[0].runtime.precision == "fp32"
     assert "FILE was computed in fp16, which needs a GPU: fp32 is used" in caplog.text
     assert not torch.cuda.is_available()
