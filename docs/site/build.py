@@ -2,9 +2,9 @@
 
     make docs       # then open build/docs/site/index.html
 
-Pages are docs/*.md, CONTRIBUTING.md and CHANGELOG.md. They are copied to build/docs/pages, where marks are replaced by tables
-of options and links to other files of the repository by links to copies of them. Zensical makes the site; docs/site/links.py
-checks it.
+Pages are docs/*.md, CONTRIBUTING.md and CHANGELOG.md. They are copied to build/docs/pages. There marks are replaced by
+tables of options, and links to other files of the repository by links to copies of them. Zensical makes the site, and
+docs/site/links.py checks it.
 """
 
 import os

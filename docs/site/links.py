@@ -38,9 +38,7 @@ def problems(site: Path) -> list[str]:
         if path.name == "404.html":  # its links begin at a server's root
             continue
         name = path.relative_to(site).as_posix()
-        for target in page.loaded:
-            if urlsplit(target).netloc:
-                found.append(f"{name} loads {target} from a server")
+        found += [f"{name} loads {target} from a server" for target in page.loaded if urlsplit(target).netloc]
         for target in [*page.targets, *page.loaded]:
             address = urlsplit(target)
             if address.scheme or address.netloc:
@@ -51,6 +49,6 @@ def problems(site: Path) -> list[str]:
             elif address.fragment and other in pages and unquote(address.fragment) not in pages[other].anchors:
                 found.append(f"{name} links to {target}, which has no such anchor")
     for style in site.rglob("*.css"):
-        for address in re.findall(r"url\([\"']?(https?:[^)\"']+)", style.read_text(encoding="utf-8")):
-            found.append(f"{style.relative_to(site)} loads {address} from a server")
+        loaded = re.findall(r"url\([\"']?(https?:[^)\"']+)", style.read_text(encoding="utf-8"))
+        found += [f"{style.relative_to(site)} loads {address} from a server" for address in loaded]
     return found

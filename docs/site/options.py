@@ -7,6 +7,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import itertools
 import re
 import textwrap
 import types
@@ -51,13 +52,13 @@ def docstrings(kind: type) -> dict[str, str]:
     found = {}
     for each in reversed(kind.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(each))).body[0].body
-        for field, after in zip(body, body[1:], strict=False):
+        for field, after in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr):
                 found[field.target.id] = " ".join(ast.literal_eval(after.value).split())
     return found
 
 
-def words_of(hint: Any) -> str:
+def words_of(hint: Any) -> str:  # noqa: ANN401 - any annotation
     """Return an annotation in words: `a`, `b` for choices, "several" for a tuple of any length; None is left out."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -65,11 +66,11 @@ def words_of(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(words_of(part) for part in parts if part is not type(None))
     if origin is tuple:
-        return f"several: {words_of(parts[0])}" if parts[-1] is Ellipsis else f"{len(parts)} × {words_of(parts[0])}"
+        return f"several: {words_of(parts[0])}" if parts[-1] is Ellipsis else f"{len(parts)} {words_of(parts[0])}s"
     return "switch" if hint is bool else WORDS[hint]
 
 
-def default_of(value: Any) -> str:
+def default_of(value: object) -> str:
     """Return a default as it would be typed, nothing where there is none."""
     if value is None or value in ((), ""):
         return ""
@@ -78,7 +79,7 @@ def default_of(value: Any) -> str:
     return "`" + (" ".join(map(str, value)) if isinstance(value, tuple) else str(value)) + "`"
 
 
-def rows(options: Any, prefix: str = "") -> Iterator[Option]:
+def rows(options: Any, prefix: str = "") -> Iterator[Option]:  # noqa: ANN401 - any dataclass of options
     """Yield the options of a dataclass, then those of its sections."""
     hints, texts = get_type_hints(type(options), include_extras=True), docstrings(type(options))
     sections = []
