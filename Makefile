@@ -47,7 +47,7 @@ format: install ## Rewrite the code in the house's format
 	$(BIN)/ruff format
 
 docs: .venv/docs ## Build the documentation site, build/docs/site/index.html, and check every link
-	$(BIN)/python docs/site/build.py
+	$(BIN)/python docs/site/build_site.py
 
 bench: .venv/bench ## Compare images per second with other training loops on this machine; BENCH="--rounds 1" for flags
 	$(BIN)/python benchmarks/throughput.py $(BENCH)

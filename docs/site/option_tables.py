@@ -1,6 +1,6 @@
 """Tables of every option of every command, made from the dataclasses of alexnet_dist/config.
 
-docs/options.md and docs/commands.md hold a mark for each table; build.py fills them in.
+docs/options.md and docs/commands.md hold a mark for each table; build_site.py fills them in.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 Pages are docs/*.md, CONTRIBUTING.md and CHANGELOG.md. They are copied to build/docs/pages. There marks are replaced by
 tables of options, and links to other files of the repository by links to copies of them. Zensical makes the site, and
-docs/site/links.py checks it.
+docs/site/check_links.py checks it.
 """
 
 import os
@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import links
-import options
+import check_links
+import option_tables
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "docs" / "site"
@@ -41,7 +41,7 @@ def assemble(target: Path) -> None:
         shutil.copy(HERE / name, pages)
     for path, page in PAGES.items():
         if path != "README.md":
-            text = options.filled_in((ROOT / path).read_text(encoding="utf-8"))
+            text = option_tables.filled_in((ROOT / path).read_text(encoding="utf-8"))
             (pages / page).write_text(relinked(text, path, pages), encoding="utf-8")
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     said = made.stdout + made.stderr
     if made.returncode != 0 or "No issues found" not in said:
         sys.exit(f"{said}\nerror: Zensical did not build the site without a warning")
-    problems = links.problems(TARGET / "site")
+    problems = check_links.problems(TARGET / "site")
     print("\n".join(problems))
     if problems:
         sys.exit(f"error: {len(problems)} dead links, or resources that need a network")
