@@ -33,11 +33,12 @@ def understood(line):
     words = bare(line)
     if words[0] in ("python", ".venv/bin/python"):
         words = words[1:]
-    if words[0] == "accelerate":
-        words = words[next((at for at, word in enumerate(words) if word in ("train.py", "-m")), len(words)) :]
+    if words[0] in ("accelerate", "sbatch"):  # their own options come first
+        scripts = ("train.py", "-m", "launch/slurm.sbatch")
+        words = words[next((at for at, word in enumerate(words) if word in scripts), len(words)) :]
     if words[:1] == ["-m"] and words[1].startswith("alexnet_dist"):
         words = ["alexnet-dist", *filter(None, [words[1].partition(".")[2]]), *words[2:]]
-    if not words or words[:2] in (["-m", "venv"], ["alexnet-dist", "--help"], ["sbatch", "--array"]):
+    if not words or words[:2] in (["-m", "venv"], ["alexnet-dist", "--help"]):
         return None
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= TARGETS
@@ -45,8 +46,6 @@ def understood(line):
     if words[0] == "alexnet-dist":
         assert words[1] in COMMANDS
         return words[1], words[2:]
-    if words[0] == "sbatch":
-        words = words[1:]
     assert (ROOT / words[0]).is_file()
     return ("train", words[1:]) if words[0] == "train.py" or words[0].startswith("launch/") else None
 
