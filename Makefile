@@ -19,7 +19,7 @@ install: .venv/installed ## Make .venv with the package and its development tool
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: Python 3.10 or newer is needed; name one by make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,tensorboard]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,tensorboard,export,dashboard]'
 	@touch $@
 
 train: install ## Train a first network: CIFAR-10, or scikit-learn's digits where the Hub cannot be reached
