@@ -73,7 +73,8 @@ def commands(options: argparse.Namespace, scratch: Path, images: int) -> dict[st
         f"predict: {OURS}": [OURS, "predict", str(options.run), str(use / "val"), "--format", "csv"],
         "predict: timm": [
             str(options.timm / "inference.py"), *timm, "--data-dir", str(use / "val"), "--topk", "5",
-            "--results-dir", str(out), "--label-type", "none",
+            "--results-dir", str(out),
+            "--label-type", "none", "--fullname", "--no-console-results",
         ],
     }  # fmt: skip
 
@@ -81,11 +82,15 @@ def commands(options: argparse.Namespace, scratch: Path, images: int) -> dict[st
 def timed(script: str, *arguments: str) -> float:
     """Run a command within this process and return its seconds, from its first import to its end."""
     started = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    with contextlib.redirect_stdout(io.StringIO()):
         if script == OURS:
             from alexnet_dist.commands import main
 
-            main.main(list(arguments), prog=OURS)
+            try:
+                main.main(list(arguments), prog=OURS)
+            except SystemExit as end:
+                if end.code:
+                    raise
         else:
             _register_alexnet()
             sys.argv = [script, *arguments]
