@@ -67,7 +67,9 @@ def commands(options: argparse.Namespace, scratch: Path, images: int) -> dict[st
             str(options.timm / "train.py"), *timm, *adamw, "--data-dir", str(train), "--output", str(out),
             "--warmup-epochs", "0",
         ],
-        "train: torchvision": [str(reference), *network, *adamw, "--data-path", str(train)],
+        "train: torchvision": [
+            str(reference), *network, *adamw, "--data-path", str(train), "--output-dir", str(out),
+        ],
         f"evaluate: {OURS}": [*evaluate, "--data.store", "encoded", "--data.batch-size", str(BATCH)],
         "evaluate: timm": [str(options.timm / "validate.py"), *timm, "--data-dir", str(use), "--split", "val"],
         f"predict: {OURS}": [OURS, "predict", str(options.run), str(use / "val"), "--format", "csv"],
