@@ -11,7 +11,7 @@ import torch
 
 from alexnet_dist import __version__
 from alexnet_dist.commands.train_setup import TrainRun
-from alexnet_dist.config import Config, DataConfig
+from alexnet_dist.config import Config, DataConfig, ModelConfig
 from alexnet_dist.data import ImageData
 from alexnet_dist.distributed import Hardware, topology
 from alexnet_dist.distributed.hardware import processor
@@ -85,7 +85,7 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
         + f" -> {config.data.image_size}x{config.data.image_size}, "
         + ("normalised, " if config.data.normalize else "in [0, 1], ")
         + _augmentation(config.data, spec.fit),
-        "network": f"AlexNet, {facts['num_parameters']:,} parameters",
+        "network": f"AlexNet, {facts['num_parameters']:,} parameters" + _conv1(config.model),
         "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
         f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
         **({"hosts": topology.words(facts)} if hardware.world_size > 1 else {}),
@@ -99,6 +99,12 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
         "tracking": run.log.tracking,
         "run folder": f"{config.out_dir} ({begin})",
     }
+
+
+def _conv1(config: ModelConfig) -> str:
+    """Say how conv1's random weights are drawn, where that is not as usual."""
+    scaled = config.conv1_init_scale != 1 and not config.pretrained and config.weights is None
+    return f", conv1 drawn at {config.conv1_init_scale:g} of its usual size" if scaled else ""
 
 
 def collapse_words(collapse: str, record: Record, *, num_classes: int, moved: bool) -> str:

@@ -114,11 +114,13 @@ class ModelConfig:
     """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
     init: Literal["torch", "he"] = "torch"
     """Random starting weights: torch's default, or He et al.'s behind conv1, which keep the signal's size."""
+    conv1_init_scale: float = 1.0
+    """Factor on conv1's random weights and biases; well below 1, what training adds is not covered by their noise."""
     dropout: float = 0.25
     """Dropout probability before fc6 and fc7 (torchvision's own is 0.5)."""
 
     def __post_init__(self) -> None:
-        _check(self, "model.", dropout="[0, 1)")
+        _check(self, "model.", dropout="[0, 1)", conv1_init_scale="(0, inf)")
         both = "--model.pretrained and --model.weights exclude each other: choose one source of weights"
         _require(not (self.pretrained and self.weights), both)
 
@@ -143,6 +145,8 @@ class OptimConfig:
     """Epochs of rising learning rate (default: of the run, 30 % for one-cycle, 1/15 for cosine, else none)."""
     weight_decay: float | None = None
     """Decay of the weights: decoupled for adamw and lamb, L2 for the others (default: adamw 0.5, else 0)."""
+    beta2: float = 0.999
+    """Decay of the gradient's second moment in adam, adamw and lamb."""
     decay_biases: bool = False
     """Apply the weight decay to biases too."""
     clip_norm: float | None = None
@@ -157,7 +161,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check(self, "optim.", lr="(0, inf)", clip_norm="(0, inf)", label_smoothing="[0, 1)", ema="(0, 1)")
         _check(self, "optim.", warmup_epochs="[0, inf)", weight_decay="[0, inf)", accumulate="[1, inf)")
-        _check(self, "optim.", step_epochs="[1, inf)")
+        _check(self, "optim.", step_epochs="[1, inf)", beta2="[0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)

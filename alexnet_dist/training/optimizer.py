@@ -26,7 +26,7 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
         descent = Lars if config.name == "lars" else torch.optim.SGD
         return descent(groups, lr=config.lr, momentum=MOMENTUM, nesterov=config.nesterov, fused=True)
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lamb": Lamb}
-    return kinds[config.name](groups, lr=config.lr, fused=True)
+    return kinds[config.name](groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
 
 
 class Lars(torch.optim.SGD):

@@ -58,6 +58,8 @@ def test_recorded_configuration_loads_back_equal(tmp_path):
         (["--optim.lr", "inf"], ["--optim.lr"]),
         (["--optim.ema", "1"], ["--optim.ema"]),
         (["--model.dropout", "1"], ["--model.dropout"]),
+        (["--model.conv1-init-scale", "0"], ["--model.conv1-init-scale", "above 0"]),
+        (["--optim.beta2", "1"], ["--optim.beta2", "at least 0 and below 1"]),
         (["--data.image-size", "62"], ["--data.image-size", "63"]),
         (["--data.batch-size", "6", "--optim.accumulate", "4"], ["--optim.accumulate 4", "--data.batch-size 6"]),
         (["--model.pretrained", "--model.weights", "w"], ["--model.pretrained", "--model.weights"]),

@@ -29,13 +29,13 @@ def unfused(network, config):
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=False, foreach=False)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    return kind(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, fused=False, foreach=False)
+    return kind(groups, lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, fused=False, foreach=False)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_steps_equal_those_of_torchs_unfused_optimizer(name, weight_decay):
-    config = OptimConfig(name=name, lr=1e-2, weight_decay=weight_decay)
+@pytest.mark.parametrize(("weight_decay", "beta2"), [(0.0, 0.999), (0.1, 0.999), (0.1, 0.9)])
+def test_steps_equal_those_of_torchs_unfused_optimizer(name, weight_decay, beta2):
+    config = OptimConfig(name=name, lr=1e-2, weight_decay=weight_decay, beta2=beta2)
     ours = small_network()
     theirs, start = copy.deepcopy(ours), copy.deepcopy(ours)
     train(ours, optimizer_module.build(ours, config))
