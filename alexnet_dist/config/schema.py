@@ -129,8 +129,12 @@ class ModelConfig:
 class OptimConfig:
     """How the weights move."""
 
-    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adamw"
-    """Optimizer; sgd and lars have momentum 0.9. lars and lamb are sgd and adamw with a trust ratio for each layer."""
+    name: Literal["adam", "adamw", "sgd", "lars", "lamb", "muon"] = "adamw"
+    """Optimizer; lars and lamb are sgd and adamw with a trust ratio for each layer, muon adamw but for muon-layers."""
+    momentum: float | None = None
+    """Momentum of sgd and lars (default: 0.9) and of muon (default: 0.95)."""
+    muon_layers: Literal["convolutions", "hidden"] = "hidden"
+    """Layers that muon moves by orthogonal matrices: conv2 to conv5, or fc6 and fc7 too, which costs 6 TFLOP a step."""
     nesterov: bool = True
     """Nesterov's momentum for sgd and lars; else plain momentum."""
     lr: float = 5e-4
@@ -144,9 +148,9 @@ class OptimConfig:
     warmup_epochs: float | None = None
     """Epochs of rising learning rate (default: of the run, 30 % for one-cycle, 1/15 for cosine, else none)."""
     weight_decay: float | None = None
-    """Decay of the weights: decoupled for adamw and lamb, L2 for the others (default: adamw 0.5, else 0)."""
+    """Decay of the weights: L2 for adam, sgd and lars, else decoupled (default: adamw and muon 0.5, else 0)."""
     beta2: float = 0.999
-    """Decay of the gradient's second moment in adam, adamw and lamb."""
+    """Decay of the gradient's second moment in adam, adamw, lamb and muon."""
     decay_biases: bool = False
     """Apply the weight decay to biases too."""
     clip_norm: float | None = None
@@ -161,7 +165,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check(self, "optim.", lr="(0, inf)", clip_norm="(0, inf)", label_smoothing="[0, 1)", ema="(0, 1)")
         _check(self, "optim.", warmup_epochs="[0, inf)", weight_decay="[0, inf)", accumulate="[1, inf)")
-        _check(self, "optim.", step_epochs="[1, inf)", beta2="[0, 1)")
+        _check(self, "optim.", step_epochs="[1, inf)", beta2="[0, 1)", momentum="[0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
