@@ -65,6 +65,7 @@ CANDIDATES = {
             "--data.batch-size 128 --optim.weight-decay 1.25",
             "--optim.beta2 0.95",
             "--optim.ema 0.99",
+            "--optim.name muon --optim.muon-layers convolutions",
         ),
     ),
     "photographs": ("--config recipes/photos.yaml --epochs 6 --data.val-fraction 0.1", SCALES),
