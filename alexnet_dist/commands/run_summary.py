@@ -128,7 +128,8 @@ def _augmentation(config: DataConfig, fit: str) -> str:
     if not config.augment:
         return "as stored" if fit == "enlarge" else "centre crops"
     more = {"cutout": config.cutout, "mixup": config.mixup, "cutmix": config.cutmix, "colours": config.pca_color}
-    crops = "cropped" if fit == "enlarge" else f"random resized crops from {config.crop_scale:g} of the area"
+    least = config.resized_crop if fit == "enlarge" else config.crop_scale
+    crops = f"random resized crops from {least:g} of the area" if least else "cropped"
     return ", ".join([f"{crops} and mirrored", *(f"{name} {value:g}" for name, value in more.items() if value)])
 
 

@@ -62,6 +62,8 @@ class DataConfig:
     """How images become inputs: small squares of one size are enlarged, all else is resized and cropped; or either."""
     crop_scale: float = 0.08
     """Smallest share of an image's area that a random resized crop of training may take."""
+    resized_crop: float | None = None
+    """Of enlarged images: random resized crops of at least this share of the area in place of shifts, such as 0.6."""
     store: Literal["auto", "array", "pixels", "encoded"] = "auto"
     """How a node keeps the images: one array, pixels of reduced size, or the originals; auto by size and free space."""
     stored_size: int = 256
@@ -95,6 +97,7 @@ class DataConfig:
         )
         _check(self, "data.", val_fraction="[0, 1)", cutout="[0, 1]", mixup="(0, inf)", cutmix="(0, inf)")
         _check(self, "data.", crop_scale="(0, 1]", stored_size="[1, inf)", threads="[1, inf)", pca_color="(0, inf)")
+        _check(self, "data.", resized_crop="(0, 1)")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
         mixes = (self.mixup, self.cutmix)
         _require(None in mixes, "--data.mixup and --data.cutmix exclude each other: choose one")

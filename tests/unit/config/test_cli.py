@@ -67,6 +67,7 @@ def test_recorded_configuration_loads_back_equal(tmp_path):
         (["--log.conv2-kernel", "192"], ["--log.conv2-kernel"]),
         (["--data.val-fraction", "1"], ["--data.val-fraction", "below 1"]),
         (["--data.cutout", "1.5"], ["--data.cutout", "at least 0 and at most 1"]),
+        (["--data.resized-crop", "1"], ["--data.resized-crop", "above 0 and below 1"]),
         (["--data.mixup", "0"], ["--data.mixup", "above 0"]),
         (["--data.mixup", "1", "--data.cutmix", "1"], ["--data.mixup", "--data.cutmix", "choose one"]),
         (["--data.no-augment", "--data.mixup", "1"], ["--data.no-augment", "--data.mixup"]),
