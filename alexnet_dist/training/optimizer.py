@@ -9,10 +9,7 @@ from torch import nn
 from alexnet_dist.config import OptimConfig
 
 MOMENTUM = {"sgd": 0.9, "lars": 0.9, "muon": 0.95}
-DECAY = {
-    "adamw": 0.5,
-    "muon": 0.5,
-}  # of which a step takes lr * 0.5: half of a weight in the 5,850 steps of the reference recipe
+DECAY = {"adamw": 0.5, "muon": 0.5}  # a step takes lr * 0.5: the reference recipe's 5,850 take half of a weight
 LARS_TRUST = 0.001  # the coefficient of the LARS paper
 ADAM_RMS = 0.2  # root mean square of AdamW's steps at a rate of 1 (arXiv:2502.16982)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of which five iterations are taken; Muon's author's and torch's
