@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Those of many short tests, tests/unit, come last, as their folder does: none is left alone for minutes at the end.
 BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install train test test-fast test-long test-services check format bench bench-pipeline clean
+.PHONY: help install train test test-fast test-long test-services check format docs bench bench-pipeline clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -19,7 +19,7 @@ install: .venv/installed ## Make .venv with the package and its development tool
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: Python 3.10 or newer is needed; name one by make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,tensorboard]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,tensorboard,export,dashboard]'
 	@touch $@
 
 train: install ## Train a first network: CIFAR-10, or scikit-learn's digits where the Hub cannot be reached
@@ -46,6 +46,9 @@ format: install ## Rewrite the code in the house's format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: .venv/docs ## Build the documentation site, build/docs/site/index.html, and check every link
+	$(BIN)/python docs/site/build_site.py
+
 bench: .venv/bench ## Compare images per second with other training loops on this machine; BENCH="--rounds 1" for flags
 	$(BIN)/python benchmarks/throughput.py $(BENCH)
 
@@ -59,6 +62,12 @@ bench-pipeline: .venv/pipeline ## Compare loaders on the JPEGs of a folder of cl
 
 .venv/pipeline: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pipeline]'
+	@touch $@
+
+.venv/docs: .venv/installed
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: the site needs Python 3.11 or newer: make clean, then make docs PYTHON=..." >&2; exit 2; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 .venv/browser: .venv/installed
