@@ -175,8 +175,7 @@ def _resized(picture: Images, height: int, width: int, into: Images | None = Non
     elif UINT8_KERNEL:
         ANTIALIASED(image, (height, width), False, None, None, out=result)  # noqa: FBT003 - corners are not aligned
     else:
-        resized = torch.empty((1, 3, height, width)).contiguous(memory_format=torch.channels_last)
-        ANTIALIASED(image.float(), (height, width), False, None, None, out=resized)  # noqa: FBT003
+        resized = torch.nn.functional.interpolate(image.float(), (height, width), mode="bilinear", antialias=True)
         result.copy_(resized.round_())
     return result[0]
 

@@ -45,8 +45,8 @@ def understood(line):
     if words[0] == "alexnet-dist":
         assert words[1] in COMMANDS
         return words[1], words[2:]
-    if words[0] == "sbatch":
-        words = words[1:]
+    if words[0] == "sbatch":  # its own options come before the script
+        words = words[next(at for at, word in enumerate(words) if at and not word.startswith("-")) :]
     assert (ROOT / words[0]).is_file()
     return ("train", words[1:]) if words[0] == "train.py" or words[0].startswith("launch/") else None
 
