@@ -66,6 +66,7 @@ CANDIDATES = {
             "--optim.beta2 0.95",
             "--optim.ema 0.99",
             "--optim.name muon --optim.muon-layers convolutions",
+            "--data.resized-crop 0.6",
         ),
     ),
     "photographs": ("--config recipes/photos.yaml --epochs 6 --data.val-fraction 0.1", SCALES),
