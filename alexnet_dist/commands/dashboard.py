@@ -71,6 +71,7 @@ SECTIONS = (
             _of_both("Relative change since the start", "rel_change"),
             _of_both("Cosine to the start", "cosine"),
             _of_both("Dead kernels", "dead"),
+            _of_both("Share of kernels that learned more than they were drawn with", "signal"),
             *_norms("conv1"),
             *_norms("conv2"),
         ),

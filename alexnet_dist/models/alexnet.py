@@ -40,6 +40,8 @@ def build(config: ModelConfig, *, num_classes: int, seed: int, start: StartingWe
     model = torchvision.models.alexnet(dropout=config.dropout)
     if config.init == "he":
         initialise(model)
+    for parameter in model.features[0].parameters():
+        parameter.data.mul_(config.conv1_init_scale)
     head = model.classifier[6] = nn.Linear(model.classifier[6].in_features, num_classes)
     if config.init == "he":
         nn.init.normal_(head.weight, std=HEAD_STD)

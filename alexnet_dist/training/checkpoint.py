@@ -317,8 +317,12 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Te
 
 def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     parameters = dict(model.named_parameters())
-    kinds = {key.partition(":")[0] for key in tensors}
-    if odd := tensors.keys() ^ {f"{kind}:{name}" for kind in kinds for name in parameters}:
+    expected: set[str] = set()
+    for group in optimizer.param_groups:  # each has state of its own kinds
+        names = {name for name, parameter in parameters.items() if any(parameter is one for one in group["params"])}
+        kinds = {kind for kind, _, name in (key.partition(":") for key in tensors) if name in names}
+        expected |= {f"{kind}:{name}" for kind in kinds for name in names}
+    if odd := tensors.keys() ^ expected:
         raise KeyError(f"the optimizer's state has too little or too much: {min(odd)}")
     positions = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state: dict[int, Tensors] = {}

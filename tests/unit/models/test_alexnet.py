@@ -66,6 +66,15 @@ def test_hes_weights_have_his_variance_and_no_biases_behind_conv1(network):
     assert all(torch.equal(value, again[key]) for key, value in drawn.state_dict().items())
 
 
+@pytest.mark.parametrize("init", ["torch", "he"])
+def test_conv1s_draw_has_the_size_asked_for_and_nothing_else_changes(init):
+    usual = model.build(ModelConfig(init=init), num_classes=10, seed=0).state_dict()
+    for name, tensor in model.build(
+        ModelConfig(init=init, conv1_init_scale=0.25), num_classes=10, seed=0
+    ).named_parameters():
+        assert torch.equal(tensor, usual[name] * (0.25 if name.startswith("features.0.") else 1)), name
+
+
 def plain(num_classes):
     """torchvision's own network, without memory."""
     with torch.device("meta"):
