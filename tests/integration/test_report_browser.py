@@ -32,6 +32,16 @@ def path(tmp_path_factory):
     return report.write(make_run(tmp_path_factory.mktemp("runs") / "run", epochs=EPOCHS))
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Return the page of three runs, with names that are hard to place."""
+    place = tmp_path_factory.mktemp("compared")
+    rates = {"a" * 90: 1e-3, "with words in it": 1e-4, "c": 1e-5}
+    folders = [make_run(place / name, lr=lr) for name, lr in rates.items()]
+    report.main([*map(str, folders), "--out", str(place / "report.html")])
+    return place / "report.html"
+
+
 @pytest.fixture
 def visit(browser):
     """Return a visitor of pages, who at the end has seen no error, and no request besides the page itself."""
@@ -60,6 +70,10 @@ def shown(page):
     """Return the kernels' pictures and what is written about them."""
     images = page.eval_on_selector_all("[data-slot]", "images => images.map(image => image.src)")
     return images, page.inner_text("#epoch-text"), page.get_attribute("#epoch", "aria-valuetext")
+
+
+def unfold(page):
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
 
 
 def line_colour(page):
@@ -145,15 +159,42 @@ def test_numbers_that_do_not_fit_into_the_cells_of_a_telephone_are_hidden(num_cl
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_telephone_does_not_scroll_sideways(several, visit, path, tmp_path):
-    if several:
-        names = ["a" * 90, "with words in it", "c"]
-        folders = [make_run(tmp_path / name, lr=lr) for name, lr in zip(names, (1e-3, 1e-4, 1e-5), strict=True)]
-        path = tmp_path / "report.html"
-        report.main([*map(str, folders), "--out", str(path)])
-    page = visit(path, width=360)
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+def test_a_telephone_does_not_scroll_sideways(several, visit, path, compared):
+    page = visit(compared if several else path, width=320)
+    unfold(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(several, scheme, visit, path, compared):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = visit(compared if several else path, width=320 if scheme == "dark" else 1280, color_scheme=scheme)
+    unfold(page)
+    found = axe.Axe().run(page).response["violations"]
+    assert [(one["impact"], one["id"], [node["target"] for node in one["nodes"]]) for one in found] == []
+
+
+def test_the_keyboard_reaches_all_that_the_mouse_does_and_shows_where_it_is(visit, path):
+    page = visit(path)
+    page.focus("summary")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.parentElement.open"), "a table unfolds by the keyboard"
+    page.evaluate("document.querySelectorAll('.modebar').forEach(one => one.remove())")
+    wanted = page.locator("a[href], button, input, summary, [tabindex='0']").evaluate_all(
+        "all => all.filter(one => one.checkVisibility()).map((one, at) => one.dataset.at = at)"
+    )
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    met, unseen = [], []
+    for _ in range(len(wanted) + 5):
+        page.keyboard.press("Tab")
+        at, outline = page.evaluate(
+            "[document.activeElement.dataset.at, getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        met += [int(at)] if at else []
+        unseen += [at] if at and outline == "none" else []
+    assert sorted(set(met)) == wanted
+    assert not unseen
 
 
 def test_charts_follow_the_colour_scheme(visit, path):
