@@ -80,8 +80,8 @@ MUTATIONS = [
     Mutation(
         "R2 records",
         "records beyond the checkpoint stay",
-        "tracking/run_dir.py: read_records",
-        'record.get("global_step", last_step + 1) <= last_step',
+        "tracking/run_dir.py: cut_records",
+        'record["global_step"] <= last_step',
         "True",
         "unit/tracking/test_run_logger.py::test_resuming_cuts_later_records_and_a_torn_line",
     ),

@@ -211,7 +211,7 @@ def train_one_epoch(run: TrainRun, progress: Progress, tracer: profiler.Tracer, 
     if evaluation is not None:
         seconds = time.perf_counter() - begun
         record = progress.end_epoch(evaluation, plan, seconds=seconds, batch_size=config.data.batch_size)
-        results.report_epoch(run, record, evaluation)
+        results.report_epoch(run, progress, record, evaluation)
         progress.wall_seconds = time.perf_counter() - started
 
     # ---- checkpoint

@@ -87,6 +87,7 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
         last_step=min(total_steps, config.max_steps or total_steps),
         record_every=config.log.every_steps,
         save_every=config.checkpoint.every_steps,
+        draw_every=config.log.kernels_every_epochs,
     )
 
     # ---- Accelerate

@@ -198,8 +198,8 @@ class LogConfig:
 
     every_steps: int = 20
     """Steps between two lines of training metrics; the only moments at which the device is waited for."""
-    kernels_every_epochs: int = 1
-    """Epochs between two sets of kernel pictures."""
+    kernels_every_epochs: int | None = None
+    """Epochs between two sets of pictures (default: 1 up to epoch 30, 2 up to 60, 4 up to 120, and so on)."""
     conv2_kernel: int = 0
     """Which of conv2's 192 kernels is shown channel by channel."""
     trackers: tuple[Literal["wandb", "tensorboard"], ...] = ("wandb",)

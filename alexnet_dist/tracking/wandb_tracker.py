@@ -125,7 +125,7 @@ class WandbTracker(Tracker):
         self._was_killed = self._marker.exists()
         if self._was_killed:
             wandb_repair.repair_parts(self._folder)
-        self._retry_at = 0.0
+        self._retry_at, self._artifacts = 0.0, config.artifacts
         self.resend = f"wandb sync --include-online {self._folder}"
         arguments: Record = {
             "project": _project(config),
@@ -229,11 +229,16 @@ class WandbTracker(Tracker):
             self._run.alert(title=title, text=text, level=level)
 
     def publish(self, weights: Weights) -> None:
-        """Log an artifact of type model; wandb copies its files at once and sends them in the background."""
+        """Log an artifact of type model, which wandb sends in the background.
+
+        The best and the last checkpoint stay in the run folder and are sent from there, by `wandb sync` too. Others are
+        copied, as they may be pruned before they are sent; wandb removes the copy behind it.
+        """
         name = re.sub(r"[^\w.-]+", "-", f"alexnet-{weights.data_name}-{self._run.id}")
         artifact = self._wandb.Artifact(name, type="model", metadata=weights.facts)
         try:
-            artifact.add_file(str(weights.path), name="model.safetensors")
+            policy = "immutable" if self._artifacts == "final" else "mutable"
+            artifact.add_file(str(weights.path.resolve()), name="model.safetensors", skip_cache=True, policy=policy)
         except (OSError, ValueError) as error:  # replaced by a newer checkpoint meanwhile
             logger.warning("%s is not sent to W&B: %s", weights.path, error)
             return

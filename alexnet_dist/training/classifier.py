@@ -209,7 +209,7 @@ def find(source: Path | str, *, which: str) -> Path:
         return _from_hub(str(source))
     if not found:
         kinds = "a run folder, a checkpoint, a .safetensors file or a Hub id (owner/name[@REVISION])"
-        hint = f"; `alexnet-dist convert {run} OUT.safetensors` reads pickled weights" if run.is_file() else ""
+        hint = f"; {weights.convert_command(run)} reads pickled weights" if run.is_file() else ""
         raise UserError(f"{run} holds no checkpoint: name {kinds}{hint}")
     by_name = {"best": checkpoint.best_of(found) or found[-1], "last": found[-1]}
     by_step = {str(int(path.name.rpartition("_")[2])): path for path in found}

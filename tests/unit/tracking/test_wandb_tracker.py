@@ -275,6 +275,19 @@ def test_weights_become_an_artifact(tmp_path, spy):
     assert call.kwargs == {"aliases": ["best", "latest"]}
 
 
+@pytest.mark.parametrize("wish", ["final", "all"])
+def test_weights_that_stay_are_not_copied(tmp_path, spy, monkeypatch, wish):
+    spy.id = "abc"
+    monkeypatch.chdir(tmp_path)
+    Path("model.safetensors").write_bytes(b"weights")
+    log = offline(tmp_path / "run", wandb=WandbConfig(mode="offline", artifacts=wish))
+    log.publish(weights(Path("model.safetensors")))
+    log.close()
+    entry = spy.log_artifact.call_args.args[0].manifest.entries["model.safetensors"]
+    assert (entry.local_path == str(tmp_path / "model.safetensors")) == (wish == "final"), "others are soon pruned"
+    assert entry.skip_cache, "or a copy stays behind when they are sent"
+
+
 def test_weights_that_are_gone_meanwhile_cost_nothing_else(tmp_path, spy, caplog):
     spy.id = "abc"
     log = offline(tmp_path / "run")
