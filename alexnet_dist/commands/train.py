@@ -57,7 +57,7 @@ def train(config: Config) -> TrainResult:
     """
     # ---- before a process group exists
     launch_checks.check_launch(config)
-    wandb_tracker.check_login(config)
+    wandb_tracker.check(config)
     run_dir.check_run_dir(config)
     with meeting(timedelta(seconds=config.runtime.timeout_seconds)) as store:
         dataset = data.load(config.data)
