@@ -1,5 +1,6 @@
 """What a run leaves besides its checkpoints: an evaluation's records and pictures, and the evidence of a NaN."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +13,12 @@ from alexnet_dist.training import Evaluation, Metrics, NonFiniteError, Progress,
 from alexnet_dist.visualization import kernel_images, plots
 
 
-def report_epoch(run: TrainRun, record: Metrics, evaluation: Evaluation) -> None:
-    """Record an epoch's results and, when they are due, its pictures and tables."""
+def report_epoch(run: TrainRun, record: Metrics, evaluation: Evaluation) -> Callable[[], None]:
+    """Record an epoch's results and, when they are due, its pictures and tables.
+
+    Returns:
+        What prints the epoch's line, to be called when the epoch's checkpoint is on the disk.
+    """
     log, names = run.log, run.dataset.class_names
     record |= media.per_class(evaluation, names)
     is_last = record["global_step"] == run.plan.last_step
@@ -29,12 +34,18 @@ def report_epoch(run: TrainRun, record: Metrics, evaluation: Evaluation) -> None
         if is_last:
             log.table(record, "errors", lambda: media.mistakes_table(run.dataset, evaluation))
     log.log(record)
-    run.console.print(run_summary.epoch_line(record, epochs=run.config.epochs, split=run.dataset.evaluated_on))
+    words = ""
     if log.enabled and (collapse := evaluation.collapse()):
         moved = kernel_images.moved(run.kernels_before, kernel_images.snapshot(run.context.network))
         words = run_summary.collapse_words(collapse, record, num_classes=len(names), moved=moved)
         log.alert("Nothing learned", words, level="WARN")
-        run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {words}")
+
+    def tell() -> None:
+        run.console.print(run_summary.epoch_line(record, epochs=run.config.epochs, split=run.dataset.evaluated_on))
+        if words:
+            run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {words}")
+
+    return tell
 
 
 def draw(run: TrainRun, evaluation: Evaluation) -> None:
