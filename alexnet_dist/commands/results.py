@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ They are drawn at the end of the run: pictures that a tracker has cannot be take
 PLACE = ("epoch", "global_step")
 
 
-def report_epoch(run: TrainRun, progress: Progress, record: Metrics, evaluation: Evaluation) -> None:
-    """Record an epoch's results and, when they are due, its pictures and tables."""
+def report_epoch(run: TrainRun, progress: Progress, record: Metrics, evaluation: Evaluation) -> Callable[[], None]:
+    """Record an epoch's results and, when they are due, its pictures and tables.
+
+    Returns:
+        What prints the epoch's line, to be called when the epoch's checkpoint is on the disk.
+    """
     log, names = run.log, run.dataset.class_names
     record |= media.per_class(evaluation, names)
     if log.enabled:
@@ -43,12 +48,18 @@ def report_epoch(run: TrainRun, progress: Progress, record: Metrics, evaluation:
         if is_last:
             log.table(record, "errors", lambda: media.mistakes_table(run.dataset, evaluation))
     log.log(record)
-    run.console.print(run_summary.epoch_line(record, epochs=run.config.epochs, split=run.dataset.evaluated_on))
+    words = ""
     if log.enabled and (collapse := evaluation.collapse()):
         moved = kernel_images.moved(run.kernels_before, kernel_images.snapshot(run.context.network))
         words = run_summary.collapse_words(collapse, record, num_classes=len(names), moved=moved)
         log.alert("Nothing learned", words, level="WARN")
-        run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {words}")
+
+    def tell() -> None:
+        run.console.print(run_summary.epoch_line(record, epochs=run.config.epochs, split=run.dataset.evaluated_on))
+        if words:
+            run.console.warn(f"THE NETWORK HAS LEARNED NOTHING: {words}")
+
+    return tell
 
 
 def _show(run: TrainRun, record: Metrics, now: kernel_images.Weights, evaluation: Evaluation) -> None:

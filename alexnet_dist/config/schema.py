@@ -220,15 +220,15 @@ class WandbConfig:
     project: str | None = None
     """Project name (default: WANDB_PROJECT, else alexnet_dist)."""
     entity: str | None = None
-    """User or team (default: the login's)."""
+    """User or team (default: WANDB_ENTITY, else the login's)."""
     name: str | None = None
     """Display name (default: WANDB_NAME, else the run folder's)."""
     group: str | None = None
-    """Runs that belong together, such as the seeds of one experiment; each recipe sets its name."""
-    job_type: str = "train"
-    """What kind of run it is within its group."""
+    """Runs that belong together, such as the seeds of one experiment (default: WANDB_RUN_GROUP, else the recipe)."""
+    job_type: str | None = None
+    """What kind of run it is within its group (default: WANDB_JOB_TYPE, else train)."""
     tags: tuple[str, ...] = ()
-    """Tags of the run, besides its data set, precision and number of processes."""
+    """Tags of the run (default: WANDB_TAGS), besides its data set, precision and number of processes."""
     artifacts: Literal["none", "final", "all"] = "none"
     """Weights to upload: none, the best and the last at the end, or those of all checkpoints at an epoch's end."""
     shared: bool = False

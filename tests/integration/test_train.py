@@ -39,6 +39,7 @@ from alexnet_dist.config import parse
 from alexnet_dist.data import load
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import alexnet as model
+from alexnet_dist.tracking import Console
 from alexnet_dist.training import eval_loop, metrics, optimizer, train_loop
 
 FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "right", "first_batch"} | {
@@ -268,6 +269,20 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     report = json.loads((evidence / "report.json").read_text())
     assert (report["step"], report["epoch"], report["config"]["seed"]) == (2, 1, 0)
     assert not list((tmp_path / "bad" / "checkpoints").glob("*")), "evidence is nothing to continue from"
+
+
+def test_the_line_of_an_epoch_comes_when_its_records_and_checkpoint_are_on_the_disk(tmp_path, monkeypatch):
+    told = []
+
+    def look(_console, text):
+        if text.startswith("epoch "):
+            found = records(tmp_path / "run")
+            saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+            told.append((text.split()[1], max(r["epoch"] for r in found if "val/top1" in r), saved))
+
+    monkeypatch.setattr(Console, "print", look)
+    run(tmp_path / "run", "--epochs", "3", "--checkpoint.every-epochs", "2")
+    assert told == [("1/3", 1, []), ("2/3", 2, ["step_00000006"]), ("3/3", 3, ["step_00000006", "step_00000009"])]
 
 
 def test_collapse_is_reported(tmp_path, capsys):

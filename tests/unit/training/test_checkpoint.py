@@ -259,6 +259,16 @@ def test_saver_writes_what_save_writes(tmp_path):
     assert all((written / path.name).read_bytes() == path.read_bytes() for path in expected.iterdir())
 
 
+def test_what_follows_a_save_finds_it_on_the_disk(tmp_path):
+    model, optimizer = trained()
+    background, found = saver(tmp_path), []
+    tensors = checkpoint.tensors_of(model, optimizer, None)
+    look = lambda: found.append(checkpoint.newest(tmp_path)[0].name)  # noqa: E731 - what is checked
+    background.save(step=7, tensors=tensors, state={}, metadata={}, then=look)
+    background.wait()
+    assert found == ["step_00000007"]
+
+
 def test_training_goes_on_while_the_saver_writes_and_does_not_change_what_it_writes(tmp_path, monkeypatch):
     model, optimizer = trained()
     expected = save(tmp_path / "now", model=model, optimizer=optimizer)
