@@ -64,7 +64,10 @@ def report(run, *, epoch, confusion=GOOD, best_epoch=None):
     record = {"epoch": epoch, "global_step": 2 * epoch, "train/epoch_loss": 1.25, "val/loss": 1.5, "val/top1": 1.0}
     worst = (Mistake(7, 0, 2, 0.9, 5.0),)
     found = Evaluation(1.5, confusion, num_top5=None, worst=worst)
-    results.report_epoch(run, Progress(best_epoch=best_epoch), record | {"perf/epoch_seconds": 3}, found)
+    printed = list(run.printed)
+    tell = results.report_epoch(run, Progress(best_epoch=best_epoch), record | {"perf/epoch_seconds": 3}, found)
+    assert run.printed == printed, "the line comes when the checkpoint is on the disk"
+    tell()
     return [given for name, given, _ in run.log.calls if name == "log"][-1][0]
 
 
