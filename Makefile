@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Those of many short tests, tests/unit, come last, as their folder does: none is left alone for minutes at the end.
 BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install train test test-fast test-long test-services check format docs bench bench-pipeline clean
+.PHONY: help install train test test-fast test-long test-oldest test-services check format docs bench bench-pipeline clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -19,7 +19,7 @@ install: .venv/installed ## Make .venv with the package and its development tool
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: Python 3.10 or newer is needed; name one by make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,tensorboard]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,tensorboard,export,dashboard]'
 	@touch $@
 
 train: install ## Train a first network: CIFAR-10, or scikit-learn's digits where the Hub cannot be reached
@@ -31,8 +31,16 @@ test-fast: install ## Run the tests of single modules, about two minutes on two 
 test: install ## Run the tests (no network, no GPU)
 	$(BIN)/pytest $(BESIDE)
 
-test-long: install ## Run the longer proofs too, one after another
+test-long: install test-oldest ## Run the longer proofs too, one after another, and test-oldest
 	$(BIN)/pytest -m "not gpu"
+
+test-oldest: .venv-oldest/installed ## Run the tests of single modules with the oldest versions allowed, torch's aside
+	.venv-oldest/bin/pytest $(BESIDE) tests/unit
+
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[demo,dev,tensorboard]'
+	@touch $@
 
 test-services: .venv/browser ## Run the tests that need Chromium, or openwandb at the path OPENWANDB
 	$(BIN)/pytest -m "(browser or wandb_server) and not slow"
@@ -75,5 +83,5 @@ bench-pipeline: .venv/pipeline ## Compare loaders on the JPEGs of a folder of cl
 	@touch $@
 
 clean: ## Remove .venv, caches and build output; runs/ stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

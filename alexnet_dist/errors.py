@@ -1,4 +1,4 @@
-"""Errors that users can put right, and the exit codes of all commands."""
+"""Errors that users can put right, the exit codes of all commands, and names fit for a message."""
 
 EXIT_DONE = 0
 EXIT_FAILED = 1  # a NaN, a lost rank, or some inputs that could not be read
@@ -14,3 +14,8 @@ class UserError(ValueError):
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, to be quoted in a one-line message."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def printable(name: str) -> str:
+    r"""Return a name with bytes that are not UTF-8 as `\xe9`: surrogates cannot be printed, stored or sent."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -2,12 +2,16 @@
 
     python benchmarks/recipes.py --data.dataset path/to/cifar10
     python benchmarks/recipes.py --ablations --data.dataset path/to/cifar10
+    python benchmarks/recipes.py --candidates --data.dataset path/to/cifar10
+    python benchmarks/recipes.py --photographs --data.dataset path/to/photographs
 
 Finished runs are not run again, and one that was stopped goes on. The first trains the recipes on their seeds, and
 writes each run's summary.json, the table recipes.md, curves.png, and the kernels of the longest recipe: six hours on
 two cores with AMX; the reference takes a minute on an H200. The second changes one thing at a time, on 5,000 training
 images that a fixed hash holds out, and writes ablations.md: two runs beside each other, on a core each, of 10,000
 images of 96 pixels thirty times, as often as the reference sees its 50,000 of 224. About two hours on two cores.
+The third and the fourth compare what may become the next recipe on three seeds, again on held-out images, one run
+after another, and write candidates.md, photographs.md and conv1_scales.png from the runs that are done.
 """
 
 import os
@@ -49,6 +53,28 @@ CHANGES = (
     "--model.init he --optim.name sgd --optim.lr 0.02 --optim.weight-decay 5e-4",
     "--model.init he --optim.name lamb --optim.lr 5e-3 --optim.weight-decay 0",
 )
+REFERENCE = f"{BASE} --model.dropout 0.25"  # with which the reference is ahead of the ablations' first row
+SCALES = ("", *(f"--model.conv1-init-scale {scale}" for scale in ("0.3", "0.1", "0.03")))
+CANDIDATES = {
+    "candidates": (
+        REFERENCE,
+        (
+            *SCALES,
+            "--model.dropout 0.1",
+            "--model.dropout 0",
+            "--data.batch-size 128 --optim.weight-decay 1.25",
+            "--optim.beta2 0.95",
+            "--optim.ema 0.99",
+            "--optim.name muon --optim.muon-layers convolutions",
+            "--data.resized-crop 0.6",
+        ),
+    ),
+    "photographs": ("--config recipes/photos.yaml --epochs 6 --data.val-fraction 0.1", SCALES),
+}
+"""By the name of its table: flags of the first row, and what each row changes."""
+CANDIDATE_SEEDS = (0, 1, 2)
+SIGNAL = "kernels/conv1_signal"
+RESUMABLE = "--log.trackers --checkpoint.every-epochs 5 --checkpoint.keep 1"
 
 
 def train_recipes(more: list[str]) -> None:
@@ -150,8 +176,12 @@ def train_ablations(more: list[str]) -> None:
 
 def change_folder(change: str) -> Path:
     """Return a row's run folder."""
-    name = "".join(c if c.isalnum() or c == "." else "_" for c in change.replace("--", ""))
-    return RUNS / "ablations" / (name or "base")
+    return RUNS / "ablations" / row_name(change)
+
+
+def row_name(change: str) -> str:
+    """Return a change as a file's name."""
+    return "".join(c if c.isalnum() or c == "." else "_" for c in change.replace("--", "")) or "base"
 
 
 def run_change(change: str, *, cores: SimpleQueue[int], more: list[str]) -> None:
@@ -176,12 +206,99 @@ def change_table() -> str:
     return f"`python train.py {BASE} {KEEP_LITTLE}`, and\n\n{measuring.table(heads, rows)}"
 
 
+# ---- candidates -----------------------------------------------------------------------------------------------------
+
+
+def train_candidates(name: str, more: list[str]) -> None:
+    """Run a table's candidates that are missing, all on the first seed, then on the next, and write up each."""
+    for seed in CANDIDATE_SEEDS:
+        for change in CANDIDATES[name][1]:
+            train_candidate(name, change, seed, more=more)
+            write_candidates(name)
+
+
+def candidate_folder(name: str, change: str, seed: int) -> Path:
+    """Return the run folder of a candidate on a seed."""
+    return RUNS / name / f"{row_name(change)}_{seed}"
+
+
+def train_candidate(name: str, change: str, seed: int, *, more: list[str]) -> None:
+    """Train a candidate on a seed, unless that is done; one that was stopped goes on. Its checkpoints do not stay."""
+    where = candidate_folder(name, change, seed)
+    flags = f"{CANDIDATES[name][0]} {change} {RESUMABLE} --seed {seed}".split()
+    measuring.train_unless_done(where, *flags, *more)
+    shutil.rmtree(where / "checkpoints", ignore_errors=True)
+    measuring.keep_summary(where, RESULTS / name / f"{where.name}.json")
+
+
+def write_candidates(name: str) -> None:
+    """Write a table of the runs that are done, and the picture of conv1 at each size of its draw."""
+    (RESULTS / f"{name}.md").write_text(candidate_table(name), encoding="utf-8")
+    draw_scales(RESULTS / "conv1_scales.png")
+
+
+def finished_seeds(name: str, change: str) -> list[int]:
+    """Return the seeds on which a candidate is done."""
+    folders = {seed: candidate_folder(name, change, seed) for seed in CANDIDATE_SEEDS}
+    return [seed for seed, where in folders.items() if measuring.read_summary(where).get("status") == "finished"]
+
+
+def candidate_table(name: str) -> str:
+    """Return the command and the rows in Markdown, each compared with the first row on the seeds that both have."""
+    base, changes = CANDIDATES[name]
+    rows = []
+    for change in changes:
+        if not (seeds := finished_seeds(name, change)):
+            continue
+        last = [candidate_records(name, change, seed)[-1] for seed in seeds]
+        both = [seed for seed in seeds if seed in finished_seeds(name, "")]
+        gains = [
+            candidate_records(name, change, seed)[-1]["val/top1"] - candidate_records(name, "", seed)[-1]["val/top1"]
+            for seed in both
+        ]
+        means = (statistics.mean(r[key] for r in last) for key in ("train/epoch_loss", "val/loss", SIGNAL))
+        top1, gain = spread([r["val/top1"] for r in last]), f"{100 * statistics.mean(gains):+.2f}" if gains else ""
+        figures = (top1, gain, *(f"{mean:.3f}" for mean in means))
+        rows.append((f"`{change}`" if change else "none", ", ".join(map(str, seeds)), *figures))
+    heads = ["change", "seeds", "top-1", "against the first row", "training loss", "loss", "conv1 signal"]
+    return f"`python train.py {base} {RESUMABLE} --seed SEED`, and\n\n{measuring.table(heads, rows)}"
+
+
+def candidate_records(name: str, change: str, seed: int) -> list[Row]:
+    """Return the evaluations of a candidate on a seed."""
+    return measuring.read_records(candidate_folder(name, change, seed), having="val/top1")
+
+
+def draw_scales(path: Path) -> None:
+    """Draw conv1_now at each size of its draw, as the runs of the first seed have drawn it, a row for each table."""
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
+
+    figure = Figure(figsize=(4 * len(SCALES), 4.4 * len(CANDIDATES)), layout="constrained", dpi=100)
+    for axes, (name, change) in zip(
+        figure.subplots(len(CANDIDATES), len(SCALES)).flat,
+        ((name, change) for name in CANDIDATES for change in SCALES),
+        strict=True,
+    ):
+        axes.set_axis_off()
+        if finished_seeds(name, change)[:1] == [0]:
+            last = candidate_records(name, change, 0)[-1]
+            axes.imshow(imread(candidate_folder(name, change, 0) / "figures" / "conv1_now.png"))
+            axes.set_title(
+                f"{name}, draw x {change.split()[-1] if change else 1}\n"
+                f"top-1 {last['val/top1']:.2%}, signal {last[SIGNAL]:.2f}"
+            )
+    figure.savefig(path)
+
+
 def main() -> None:
     """Run what is missing and write what docs/results.md shows."""
     more = sys.argv[1:]
     RESULTS.mkdir(parents=True, exist_ok=True)
     if "--ablations" in more:
         train_ablations([word for word in more if word != "--ablations"])
+    elif asked := [name for name in CANDIDATES if f"--{name}" in more]:
+        train_candidates(asked[0], [word for word in more if word != f"--{asked[0]}"])
     else:
         train_recipes(more)
 

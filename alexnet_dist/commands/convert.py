@@ -4,6 +4,7 @@ The one place of the package where a pickle is read, by torch's reader that make
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
@@ -20,8 +21,6 @@ from alexnet_dist.tracking import Console
 
 ENTRIES = ("state_dict", "model", "model_state_dict", "net", "ema")
 """Names under which training programs keep a network's weights; where a file has several, the first of these counts."""
-COUNTER = "n_averaged"
-"""What torch.optim.swa_utils.AveragedModel keeps beside the weights."""
 BY_HAND = "--mean R G B --std R G B --classes NAMES.txt --image-size PIXELS"
 
 
@@ -39,10 +38,11 @@ def main(argv: Sequence[str], *, prog: str) -> int:
         raise UserError(f"{out}: the new file's name has to end in .safetensors")
     if out.exists() or out.is_symlink():
         raise UserError(f"{out} exists and is not overwritten: name another file, or remove this one")
-    content = weights.read(source, named_by="FILE").tensors if weights.looks_like_safetensors(source) else read(source)
+    is_other = not weights.looks_like_safetensors(source)
+    content = read(source) if is_other else weights.read_any(source, named_by="FILE")[0]
     state, entry = choose(content, source, entry=options.entry)
-    prefix = weights.wrapper_prefix(name for name in state if name != COUNTER)
-    tensors = checked({name.removeprefix(prefix): state[name] for name in state if name != COUNTER}, source)
+    prefix = weights.wrapper_prefix(state)
+    tensors = checked({name.removeprefix(prefix): state[name] for name in state if name != weights.COUNTER}, source)
     try:
         with atomic_files.whole(out) as scratch:
             weights.write(scratch, tensors, metadata=None)
@@ -54,8 +54,8 @@ def main(argv: Sequence[str], *, prog: str) -> int:
     rows = {
         "network": f"{out}: torchvision's AlexNet with {num_classes:,} classes, float32",
         "from": f"{source}, {entry}; {', '.join(dtypes)}" + (f"; {prefix} taken off its keys" if prefix else ""),
-        "train": f"alexnet-dist train --model.weights {out}",
-        "predict": f"alexnet-dist predict {out} PICTURES {BY_HAND}{imagenet}",
+        "train": f"alexnet-dist train --model.weights {shlex.quote(str(out))}",
+        "predict": f"alexnet-dist predict {shlex.quote(str(out))} PICTURES {BY_HAND}{imagenet}",
     }
     Console(enabled=True).card("converted", rows)
     return EXIT_DONE

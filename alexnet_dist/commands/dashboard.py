@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from alexnet_dist.config.cli import parse_options
 from alexnet_dist.config.commands import DashboardOptions
 from alexnet_dist.errors import EXIT_DONE, UserError
-from alexnet_dist.tracking import Console, wandb_tracker
+from alexnet_dist.tracking import Console, wandb_tracker, wandb_values
 from alexnet_dist.tracking.wandb_tracker import Panel, Section
 
 TITLE = "alexnet-dist"
@@ -71,6 +71,7 @@ SECTIONS = (
             _of_both("Relative change since the start", "rel_change"),
             _of_both("Cosine to the start", "cosine"),
             _of_both("Dead kernels", "dead"),
+            _of_both("Share of kernels that learned more than they were drawn with", "signal"),
             *_norms("conv1"),
             *_norms("conv2"),
         ),
@@ -116,9 +117,9 @@ def main(argv: Sequence[str], *, prog: str) -> int:
         UserError: the command line is wrong, or the view cannot be saved.
     """
     named = parse_options(argv, DashboardOptions(), prog=prog).project or os.environ.get("WANDB_PROJECT")
-    entity, slash, project = (named or wandb_tracker.PROJECT).rpartition("/")
-    if (slash and not entity) or not project or "/" in entity:
-        raise UserError(f"{named}: name a project of W&B, as in PROJECT or ENTITY/PROJECT")
+    entity, slash, project = (named or wandb_values.from_file("project") or wandb_tracker.PROJECT).rpartition("/")
+    if reason := wandb_values.fault("project", project) or (slash and wandb_values.fault("entity", entity)):
+        raise UserError(f"{named}: name a project of W&B, as in PROJECT or ENTITY/PROJECT: {reason}")
     address, is_new = wandb_tracker.save_view(TITLE, SECTIONS, project=project, entity=entity or None)
     Console(enabled=True).print(f"the view {TITLE} is {'made' if is_new else 'made anew'}: {address}")
     return EXIT_DONE

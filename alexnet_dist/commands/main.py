@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from alexnet_dist import __version__
+from alexnet_dist.commands import standard_streams
 from alexnet_dist.config import parse
 from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, UserError
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "alexnet-dist") -> No
         prog: how the user called it, for messages.
     """
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
+    standard_streams.guard(drop=command == "train")
     if command == "train":
         train(arguments, prog=prog if prog == "train.py" else f"{prog} train")
     if command == "doctor":

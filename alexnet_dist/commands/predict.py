@@ -22,8 +22,7 @@ from alexnet_dist.data import GlobalBatches, PhotoLoader, decode, threads_of
 from alexnet_dist.data.image_data import Images
 from alexnet_dist.distributed import accelerator as processes
 from alexnet_dist.distributed.precision import Precision
-from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError
-from alexnet_dist.sources.listing import printable
+from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, UserError, printable
 from alexnet_dist.training.classifier import Classifier, Prediction, most_likely
 
 

@@ -114,7 +114,8 @@ def make_folder(folder: Path, source: str, repository: str, options: PublishOpti
         header = front_matter(file.metadata, repository, options.license)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: its metadata are incomplete ({error!r})") from None
-    card += FILES.format(repository=repository, evaluation=EVALUATION if counts else "")
+    branch = f"@{options.revision}" if options.revision else ""
+    card += FILES.format(repository=repository + branch, evaluation=EVALUATION if counts else "")
     texts = {"README.md": f"---\n{header}\n---\n\n{card}", "config.json": json.dumps(file.metadata, indent=1)}
     texts |= {"evaluation.json": json.dumps(counts)} if counts else {}
     weights.write(folder / "model.safetensors", file.tensors, file.metadata)

@@ -11,7 +11,7 @@ import torch
 
 from alexnet_dist import __version__
 from alexnet_dist.commands.train_setup import TrainRun
-from alexnet_dist.config import Config, DataConfig
+from alexnet_dist.config import Config, DataConfig, ModelConfig
 from alexnet_dist.data import ImageData
 from alexnet_dist.distributed import Hardware, topology
 from alexnet_dist.distributed.hardware import processor
@@ -85,7 +85,7 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
         + f" -> {config.data.image_size}x{config.data.image_size}, "
         + ("normalised, " if config.data.normalize else "in [0, 1], ")
         + _augmentation(config.data, spec.fit),
-        "network": f"AlexNet, {facts['num_parameters']:,} parameters",
+        "network": f"AlexNet, {facts['num_parameters']:,} parameters" + _conv1(config.model),
         "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
         f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
         **({"hosts": topology.words(facts)} if hardware.world_size > 1 else {}),
@@ -99,6 +99,12 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
         "tracking": run.log.tracking,
         "run folder": f"{config.out_dir} ({begin})",
     }
+
+
+def _conv1(config: ModelConfig) -> str:
+    """Say how conv1's random weights are drawn, where that is not as usual."""
+    scaled = config.conv1_init_scale != 1 and not config.pretrained and config.weights is None
+    return f", conv1 drawn at {config.conv1_init_scale:g} of its usual size" if scaled else ""
 
 
 def collapse_words(collapse: str, record: Record, *, num_classes: int, moved: bool) -> str:
@@ -122,7 +128,8 @@ def _augmentation(config: DataConfig, fit: str) -> str:
     if not config.augment:
         return "as stored" if fit == "enlarge" else "centre crops"
     more = {"cutout": config.cutout, "mixup": config.mixup, "cutmix": config.cutmix, "colours": config.pca_color}
-    crops = "cropped" if fit == "enlarge" else f"random resized crops from {config.crop_scale:g} of the area"
+    least = config.resized_crop if fit == "enlarge" else config.crop_scale
+    crops = f"random resized crops from {least:g} of the area" if least else "cropped"
     return ", ".join([f"{crops} and mirrored", *(f"{name} {value:g}" for name, value in more.items() if value)])
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -57,7 +58,7 @@ def train(config: Config) -> TrainResult:
     """
     # ---- before a process group exists
     launch_checks.check_launch(config)
-    wandb_tracker.check_login(config)
+    wandb_tracker.check(config)
     run_dir.check_run_dir(config)
     with meeting(timedelta(seconds=config.runtime.timeout_seconds)) as store:
         dataset = data.load(config.data)
@@ -208,15 +209,18 @@ def train_one_epoch(run: TrainRun, progress: Progress, tracer: profiler.Tracer, 
     # ---- evaluation
     begun = time.perf_counter()
     evaluation = evaluate(run, progress)
+    tell: Callable[[], None] | None = None
     if evaluation is not None:
         seconds = time.perf_counter() - begun
         record = progress.end_epoch(evaluation, plan, seconds=seconds, batch_size=config.data.batch_size)
-        results.report_epoch(run, record, evaluation)
+        tell = results.report_epoch(run, progress, record, evaluation)
         progress.wall_seconds = time.perf_counter() - started
 
     # ---- checkpoint
     if progress.step == plan.last_step or requests.agreed or progress.epoch % config.checkpoint.every_epochs == 0:
-        save(run, progress)
+        save(run, progress, then=tell)
+    elif tell is not None:
+        tell()
     if evaluation is not None and plan.is_done(progress):
         results.draw(run, evaluation)
     else:
@@ -237,8 +241,13 @@ def evaluate(run: TrainRun, progress: Progress) -> training.Evaluation | None:
     return found
 
 
-def save(run: TrainRun, progress: Progress) -> None:
+def save(run: TrainRun, progress: Progress, *, then: Callable[[], None] | None = None) -> None:
     """Save a checkpoint from rank 0 in the background. Every rank must call it.
+
+    Args:
+        run: whose state is saved.
+        progress: where it stands.
+        then: called on rank 0 when the checkpoint is on the disk, on another thread.
 
     Raises:
         UserError: on every rank: this one, where it is waited for, or the one before it could not be written.
@@ -258,7 +267,7 @@ def save(run: TrainRun, progress: Progress) -> None:
             run.saver.wait()  # raises the error of the checkpoint before this one
         tensors = checkpoint.tensors_of(context.network, context.optimizer.optimizer, context.ema)
         metadata = network_file.metadata(run.config, run.dataset, context.inputs.spec, run.log.facts, progress)
-        run.saver.save(step=progress.step, tensors=tensors, state=state, metadata=metadata)
+        run.saver.save(step=progress.step, tensors=tensors, state=state, metadata=metadata, then=then)
         if requests.agreed or run.plan.is_done(progress):  # somebody waits for it
             run.saver.wait()
 

@@ -87,6 +87,7 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
         last_step=min(total_steps, config.max_steps or total_steps),
         record_every=config.log.every_steps,
         save_every=config.checkpoint.every_steps,
+        draw_every=config.log.kernels_every_epochs,
     )
 
     # ---- Accelerate
@@ -220,7 +221,7 @@ def make_inputs(config: Config, dataset: ImageData, start: StartingWeights | Non
         mix="mixup" if config.data.mixup else "cutmix" if config.data.cutmix else None,
         mix_alpha=config.data.mixup or config.data.cutmix or 1.0,
         fill=(round(255 * red), round(255 * green), round(255 * blue)),
-        crops=spec.fit == "enlarge",
+        crops=(config.data.resized_crop or 1.0) if spec.fit == "enlarge" else None,
         axes=augment.principal_axes(dataset.covariance(), config.data.pca_color) if config.data.pca_color else None,
     )
     return Inputs(spec, fast_layers.margin(spec.image_size), dtype, augmentation if config.data.augment else None)

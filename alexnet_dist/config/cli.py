@@ -43,8 +43,11 @@ def parse(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> Confi
         raise UserError("--config needs the name of a YAML file or of a recipe") from None
     from_files: list[str] = []
     for name in found.config:
-        tokens = _read_yaml(_find(name))
+        tokens = _read_yaml(path := _find(name))
         _parse_tokens(tokens, Config(), prog=prog, origin=f"{name}: ")
+        is_recipe = path.resolve().parent == RECIPES.resolve()
+        if is_recipe and os.environ.get("WANDB_RUN_GROUP"):  # a recipe's name is a default of ours
+            tokens = [token for token in tokens if not token.startswith("--wandb.group=")]
         from_files += tokens
     return _parse_tokens(from_files + flags, Config(), prog=prog)
 

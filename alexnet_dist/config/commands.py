@@ -43,7 +43,7 @@ class EvaluateOptions(NetworkOptions):
     """Evaluate trained networks, and compare the counts with what their files claim."""
 
     runs: Words = ()
-    """RUN ...: run folders, checkpoints, .safetensors files or Hub ids."""
+    """RUN ...: run folders, checkpoints, .safetensors files or Hub ids (owner/name, owner/name@REVISION)."""
     out: Path | None = None
     """JSON file for counts, confusion matrix, accuracy of each class and the worst mistakes."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -62,6 +62,8 @@ class DataConfig:
     """How images become inputs: small squares of one size are enlarged, all else is resized and cropped; or either."""
     crop_scale: float = 0.08
     """Smallest share of an image's area that a random resized crop of training may take."""
+    resized_crop: float | None = None
+    """Of enlarged images: random resized crops of at least this share of the area in place of shifts, such as 0.6."""
     store: Literal["auto", "array", "pixels", "encoded"] = "auto"
     """How a node keeps the images: one array, pixels of reduced size, or the originals; auto by size and free space."""
     stored_size: int = 256
@@ -95,6 +97,7 @@ class DataConfig:
         )
         _check(self, "data.", val_fraction="[0, 1)", cutout="[0, 1]", mixup="(0, inf)", cutmix="(0, inf)")
         _check(self, "data.", crop_scale="(0, 1]", stored_size="[1, inf)", threads="[1, inf)", pca_color="(0, inf)")
+        _check(self, "data.", resized_crop="(0, 1)")
         _require(bool(self.dataset.strip()), "--data.dataset must not be empty")
         mixes = (self.mixup, self.cutmix)
         _require(None in mixes, "--data.mixup and --data.cutmix exclude each other: choose one")
@@ -114,11 +117,13 @@ class ModelConfig:
     """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
     init: Literal["torch", "he"] = "torch"
     """Random starting weights: torch's default, or He et al.'s behind conv1, which keep the signal's size."""
+    conv1_init_scale: float = 1.0
+    """Factor on conv1's random weights and biases; well below 1, what training adds is not covered by their noise."""
     dropout: float = 0.25
     """Dropout probability before fc6 and fc7 (torchvision's own is 0.5)."""
 
     def __post_init__(self) -> None:
-        _check(self, "model.", dropout="[0, 1)")
+        _check(self, "model.", dropout="[0, 1)", conv1_init_scale="(0, inf)")
         both = "--model.pretrained and --model.weights exclude each other: choose one source of weights"
         _require(not (self.pretrained and self.weights), both)
 
@@ -127,8 +132,12 @@ class ModelConfig:
 class OptimConfig:
     """How the weights move."""
 
-    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adamw"
-    """Optimizer; sgd and lars have momentum 0.9. lars and lamb are sgd and adamw with a trust ratio for each layer."""
+    name: Literal["adam", "adamw", "sgd", "lars", "lamb", "muon"] = "adamw"
+    """Optimizer; lars and lamb are sgd and adamw with a trust ratio for each layer, muon adamw but for muon-layers."""
+    momentum: float | None = None
+    """Momentum of sgd and lars (default: 0.9) and of muon (default: 0.95)."""
+    muon_layers: Literal["convolutions", "hidden"] = "hidden"
+    """Layers that muon moves by orthogonal matrices: conv2 to conv5, or fc6 and fc7 too, which costs 6 TFLOP a step."""
     nesterov: bool = True
     """Nesterov's momentum for sgd and lars; else plain momentum."""
     lr: float = 5e-4
@@ -142,7 +151,9 @@ class OptimConfig:
     warmup_epochs: float | None = None
     """Epochs of rising learning rate (default: of the run, 30 % for one-cycle, 1/15 for cosine, else none)."""
     weight_decay: float | None = None
-    """Decay of the weights: decoupled for adamw and lamb, L2 for the others (default: adamw 0.5, else 0)."""
+    """Decay of the weights: L2 for adam, sgd and lars, else decoupled (default: adamw and muon 0.5, else 0)."""
+    beta2: float = 0.999
+    """Decay of the gradient's second moment in adam, adamw, lamb and muon."""
     decay_biases: bool = False
     """Apply the weight decay to biases too."""
     clip_norm: float | None = None
@@ -157,7 +168,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check(self, "optim.", lr="(0, inf)", clip_norm="(0, inf)", label_smoothing="[0, 1)", ema="(0, 1)")
         _check(self, "optim.", warmup_epochs="[0, inf)", weight_decay="[0, inf)", accumulate="[1, inf)")
-        _check(self, "optim.", step_epochs="[1, inf)")
+        _check(self, "optim.", step_epochs="[1, inf)", beta2="[0, 1)", momentum="[0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +198,8 @@ class LogConfig:
 
     every_steps: int = 20
     """Steps between two lines of training metrics; the only moments at which the device is waited for."""
-    kernels_every_epochs: int = 1
-    """Epochs between two sets of kernel pictures."""
+    kernels_every_epochs: int | None = None
+    """Epochs between two sets of pictures (default: 1 up to epoch 30, 2 up to 60, 4 up to 120, and so on)."""
     conv2_kernel: int = 0
     """Which of conv2's 192 kernels is shown channel by channel."""
     trackers: tuple[Literal["wandb", "tensorboard"], ...] = ("wandb",)
@@ -209,15 +220,15 @@ class WandbConfig:
     project: str | None = None
     """Project name (default: WANDB_PROJECT, else alexnet_dist)."""
     entity: str | None = None
-    """User or team (default: the login's)."""
+    """User or team (default: WANDB_ENTITY, else the login's)."""
     name: str | None = None
     """Display name (default: WANDB_NAME, else the run folder's)."""
     group: str | None = None
-    """Runs that belong together, such as the seeds of one experiment; each recipe sets its name."""
-    job_type: str = "train"
-    """What kind of run it is within its group."""
+    """Runs that belong together, such as the seeds of one experiment (default: WANDB_RUN_GROUP, else the recipe)."""
+    job_type: str | None = None
+    """What kind of run it is within its group (default: WANDB_JOB_TYPE, else train)."""
     tags: tuple[str, ...] = ()
-    """Tags of the run, besides its data set, precision and number of processes."""
+    """Tags of the run (default: WANDB_TAGS), besides its data set, precision and number of processes."""
     artifacts: Literal["none", "final", "all"] = "none"
     """Weights to upload: none, the best and the last at the end, or those of all checkpoints at an epoch's end."""
     shared: bool = False

@@ -13,10 +13,13 @@ import torch
 
 from alexnet_dist import rng
 from alexnet_dist.architecture import Channels
+from alexnet_dist.data.crops import boxes
 
 CROP, FLIP, CUTOUT, BOX, SHARE = slice(0, 2), 2, slice(3, 5), slice(5, 9), 9  # columns of the drawn numbers
 COLOR = slice(10, 13)  # columns that are there with colour augmentation only
 NUM_COLUMNS = 10
+RESIZED = slice(-4, None)  # columns that are there with random resized crops only
+PIXEL = 1 << 8  # a pixel's side in units of random resized crops
 WHOLE = 1 << 16  # 1 in units of drawn numbers that are no integers: shares of a mixture, shifts of colour
 
 
@@ -33,7 +36,8 @@ class Augment:
         mix: how an image is mixed with a partner; None for not at all.
         mix_alpha: alpha of Beta(alpha, alpha), from which shares are drawn.
         fill: (R, G, B) in [0, 255] of the cutout square.
-        crops: whether images are shifted; False for photographs, whose crops are made as they are decoded.
+        crops: smallest share of the area of random resized crops; 1 for shifts by up to an eighth of the side instead;
+            None for neither: photographs are cropped as they are decoded.
         axes: colour augmentation: three principal axes of the pixels' colours in [0, 1], each as long as the standard
             deviation of shifts along it; None for none.
     """
@@ -46,7 +50,7 @@ class Augment:
     mix: Literal["mixup", "cutmix"] | None
     mix_alpha: float
     fill: tuple[int, int, int]
-    crops: bool = True
+    crops: float | None = 1.0
     axes: tuple[Channels, Channels, Channels] | None = None
 
     def draws(self, epoch: int) -> torch.Tensor:
@@ -59,11 +63,15 @@ class Augment:
             (N, 10) int32 on the CPU: row and column offset of the crop, in [0, 2 * padding]; flip, in {0, 1}; row and
             column of the cutout's centre; top, bottom, left and right of the box taken from the partner; the image's
             share in the mixture, in units of 1/65536. With colour augmentation (N, 13): the shifts along the three
-            axes, in the same units.
+            axes, in the same units. With random resized crops four more, the last: top, left, height and width of the
+            box, in units of 1/256 pixel.
         """
-        count, size = self.num_images, self.source_size
-        table = np.zeros((count, NUM_COLUMNS + 3 * (self.axes is not None)), np.int32)
-        if self.crops:
+        count, size, resized = self.num_images, self.source_size, self.crops is not None and self.crops < 1
+        table = np.zeros((count, NUM_COLUMNS + 3 * (self.axes is not None) + 4 * resized), np.int32)
+        if resized:
+            sides = np.full(count, size * PIXEL)
+            table[:, RESIZED] = boxes(self.seed, epoch, sides, sides, (self.crops or 1.0, 1.0))
+        elif self.crops:
             table[:, CROP] = rng.generator(self.seed, "crop", epoch).integers(0, 2 * _padding(size) + 1, (count, 2))
         if self.flips:
             table[:, FLIP] = (rng.generator(self.seed, "flip").integers(0, 2, count) + epoch) % 2
@@ -92,7 +100,10 @@ class Augment:
         Returns:
             (B, 3, S, S) uint8, channels_last.
         """
-        images = crop_and_flip(images, draws) if self.crops else flip(images, draws)
+        if self.crops is None:
+            images = flip(images, draws)
+        else:
+            images = crop_and_flip(images, draws) if self.crops == 1 else resized_crop_and_flip(images, draws)
         side = round(self.cutout * self.source_size)
         if side == 0:
             return images
@@ -191,6 +202,31 @@ def crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     columns = torch.where(draws[:, 2:3] == 1, columns.flip(1), columns)
     image = torch.arange(len(images), device=images.device)[:, None, None]
     return images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def resized_crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Return a box of each image, enlarged to the whole by bilinear interpolation, and some of them flipped.
+
+    Boxes begin and end within pixels. The arithmetic is that of integers, the same on all devices.
+
+    Args:
+        images: (B, 3, S, S) uint8.
+        draws: (B, 14) int32 or wider, the rows of `Augment.draws`.
+
+    Returns:
+        (B, 3, S, S) uint8, channels_last.
+    """
+    size, box = images.shape[-1], draws[:, RESIZED].long()
+    centre = 2 * torch.arange(size, device=images.device) + 1
+    for axis in (2, 3):
+        place = box[:, axis - 2, None] + box[:, axis, None] * centre // (2 * size) - PIXEL // 2  # (B, S)
+        if axis == 3:
+            place = torch.where(draws[:, FLIP, None] == 1, place.flip(1), place)
+        shape = (-1, 1, size, 1) if axis == 2 else (-1, 1, 1, size)
+        low, share = (place // PIXEL).view(shape), (place % PIXEL).view(shape).int()
+        near, far = (images.gather(axis, (low + k).clamp(0, size - 1).expand(images.shape)).int() for k in (0, 1))
+        images = ((near * (PIXEL - share) + far * share + PIXEL // 2) // PIXEL).to(torch.uint8)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:

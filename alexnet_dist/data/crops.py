@@ -23,7 +23,7 @@ UINT8_KERNEL = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") or 
     "arm64",
 )
 """Whether torchvision resizes uint8 as such on this CPU: elsewhere it computes in float32 and rounds."""
-ANTIALIASED = torch.ops.aten._upsample_bilinear2d_aa.default  # noqa: SLF001 - as `interpolate` does, without its checks
+ANTIALIASED = torch.ops.aten._upsample_bilinear2d_aa.out  # noqa: SLF001 - as `interpolate` does, without its checks
 SHORT_SIDE = 256 / 224
 """Short side of an evaluation image over its crop (Krizhevsky et al. 2012)."""
 
@@ -82,17 +82,18 @@ def _boxes(
     return np.column_stack([offset, height, width])
 
 
-def resized_crop(crop: Images, size: int) -> torch.Tensor:
+def resized_crop(crop: Images, size: int, into: Images | None = None) -> torch.Tensor:
     """Return a box of a picture, resized to a square as torchvision's v2 `resized_crop(..., antialias=True)` does.
 
     Args:
         crop: (height, width, 3) uint8, the pixels of the box.
         size: S, the side of the result in pixels.
+        into: (S, S, 3) uint8, memory of the result; None for new memory, which costs a fifth of the time.
 
     Returns:
         (3, S, S) uint8.
     """
-    return _resized(crop, size, size)
+    return _resized(crop, size, size, into)
 
 
 def evaluation_view(picture: Images, size: int) -> torch.Tensor:
@@ -160,15 +161,25 @@ def _with_short_side(height: int, width: int, short: int) -> tuple[int, int]:
     return (long, short) if width <= height else (short, long)
 
 
-def _resized(picture: Images, height: int, width: int) -> torch.Tensor:
+def _resized(picture: Images, height: int, width: int, into: Images | None = None) -> torch.Tensor:
     """Return a picture, (H, W, 3), resized by bilinear interpolation with antialiasing: (3, height, width), uint8.
 
     The pixels are first made contiguous, in NumPy, and the result is channels_last: for a part of a picture, torch
     would do it by several threads, which get in the way of the loader's, and for a batch of one it must see from the
     stride of the batch what the layout is (pytorch/pytorch#68430). Read-only pixels are copied, as torch warns of them.
     """
-    image = torch.from_numpy(np.require(picture, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
-    if (height, width) != image.shape[2:]:
-        image = ANTIALIASED(image if UINT8_KERNEL else image.float(), (height, width), align_corners=False)
-        image = image if UINT8_KERNEL else image.round_().to(torch.uint8)
-    return image[0]
+    image = _as_batch(np.require(picture, requirements=["C", "W"]))
+    result = _as_batch(np.empty((height, width, 3), np.uint8) if into is None else into)
+    if (height, width) == image.shape[2:]:
+        result.copy_(image)
+    elif UINT8_KERNEL:
+        ANTIALIASED(image, (height, width), False, None, None, out=result)  # noqa: FBT003 - corners are not aligned
+    else:
+        resized = torch.nn.functional.interpolate(image.float(), (height, width), mode="bilinear", antialias=True)
+        result.copy_(resized.round_())
+    return result[0]
+
+
+def _as_batch(pixels: Images) -> torch.Tensor:
+    """Return pixels, (H, W, 3), as a batch of one image: (1, 3, H, W), channels_last, in the same memory."""
+    return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)

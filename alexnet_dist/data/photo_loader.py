@@ -288,7 +288,7 @@ class _Workers:
                     if self._stopped.is_set():
                         break
                     self._begun[threading.get_ident()] = time.monotonic(), index
-                    part[:] = self._image(index, box)
+                    self._fill(part, index, box)
                     self.last_image = time.monotonic()
             except BaseException as error:  # noqa: BLE001 - raised where the batch is waited for
                 task.set_exception(error)
@@ -297,10 +297,12 @@ class _Workers:
             self._begun[threading.get_ident()] = math.inf, index  # idle
             del item, parts, part, task  # a reference to a slot's memory would keep it from being used again
 
-    def _image(self, index: int, box: list[int] | None) -> Images:
-        """Return an image as it goes into its batch, (S, S, 3) uint8, or the pixels of its box."""
+    def _fill(self, part: Images, index: int, box: list[int] | None) -> None:
+        """Write an image into its place in the batch, (S, S, 3) uint8, or the pixels of its box as they are."""
         picture = self._photos.picture(index, box)
         if self._size is None:
-            return picture
-        view = crops.resized_crop(picture, self._size) if box else self._view(picture)
-        return view.permute(1, 2, 0).numpy()
+            part[:] = picture
+        elif box:
+            crops.resized_crop(picture, self._size, into=part)
+        else:
+            part[:] = self._view(picture).permute(1, 2, 0).numpy()

@@ -156,13 +156,14 @@ def wandb(config: Config, environment: Mapping[str, str], *, records: bool) -> C
     if "wandb" not in config.log.trackers:
         return ok("W&B", "not used: --log.trackers")
     try:
-        mode, reason = wandb_tracker.wandb_mode(config.wandb)  # called on every rank when a run begins
+        wandb_tracker.check(config)  # called on every rank when a run begins
+        mode, reason = wandb_tracker.wandb_mode(config.wandb)
     except UserError as fault:
         return error("W&B", str(fault))
     if mode == "offline" and reason.startswith("no login"):
         return warning("W&B", "offline, no login: run `wandb login`, or give --wandb.mode offline")
     if mode == "online" and (records or config.wandb.shared):
-        host = urlsplit(url := environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+        host = urlsplit(url := environment.get("WANDB_BASE_URL") or wandb_tracker.server()).hostname
         if not answers(url):
             return warning("W&B", f"{host} does not answer: the run is recorded offline, for `wandb sync`")
     return ok("W&B", f"{mode} ({reason})")

@@ -13,7 +13,7 @@ from torch import nn
 from alexnet_dist.architecture import HEAD
 from alexnet_dist.config import ModelConfig
 from alexnet_dist.errors import UserError
-from alexnet_dist.models import fast_layers, weights
+from alexnet_dist.models import fast_layers
 from alexnet_dist.models.weights import StartingWeights, Tensors
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ def build(config: ModelConfig, *, num_classes: int, seed: int, start: StartingWe
     model = torchvision.models.alexnet(dropout=config.dropout)
     if config.init == "he":
         initialise(model)
+    for parameter in model.features[0].parameters():
+        parameter.data.mul_(config.conv1_init_scale)
     head = model.classifier[6] = nn.Linear(model.classifier[6].in_features, num_classes)
     if config.init == "he":
         nn.init.normal_(head.weight, std=HEAD_STD)
@@ -69,7 +71,7 @@ def without_memory(tensors: Tensors) -> nn.Module:
     head = tensors.get(f"{HEAD}.bias")
     with torch.device("meta"):
         model: nn.Module = torchvision.models.alexnet(num_classes=1 if head is None else head.numel())
-    if faults := _faults(model.state_dict(), tensors, file="FILE"):
+    if faults := _faults(model.state_dict(), tensors):
         raise UserError(f"it does not hold torchvision's AlexNet: {faults}")
     return model
 
@@ -96,7 +98,7 @@ def _load(model: nn.Module, start: StartingWeights) -> None:
     """
     own, found = model.state_dict(), start.tensors
     heads = {key: own[key] for key in own if key in found and key.startswith(HEAD)}
-    if faults := _faults(own, found | heads, file=start.origin):
+    if faults := _faults(own, found | heads):
         raise UserError(f"--model.weights {start.origin} does not hold torchvision's AlexNet: {faults}")
     reshaped = any(found[key].shape != value.shape for key, value in heads.items())
     if reshaped and not start.fresh_head:
@@ -105,17 +107,8 @@ def _load(model: nn.Module, start: StartingWeights) -> None:
     model.load_state_dict({key: found[key] for key in found if not (fresh and key.startswith(HEAD))}, strict=False)
 
 
-def _faults(own: Tensors, found: Tensors, *, file: str) -> str:
-    """Return why tensors are not those of a network, as words with the first keys at fault; empty where they are.
-
-    Args:
-        own: the network's tensors.
-        found: those of a file.
-        file: its path, for the command that may help.
-    """
-    if prefix := weights.wrapper_prefix(found):
-        command = f"`alexnet-dist convert {file} OUT.safetensors`"
-        return f"all its keys begin with {prefix} as a wrapper's do, and {command} takes that off"
+def _faults(own: Tensors, found: Tensors) -> str:
+    """Return why tensors are not those of a network, as words with the first keys at fault; empty where they are."""
     lists = {
         "it lacks": [key for key in own if key not in found],
         "it also has": [key for key in found if key not in own],

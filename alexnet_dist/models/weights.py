@@ -7,6 +7,7 @@ data, the result and the versions. torchvision's own loading ignores it.
 import json
 import logging
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 import torchvision
 
 from alexnet_dist import atomic_files
-from alexnet_dist.architecture import HEAD, IMAGENET_CLASSES, IMAGENET_MEAN, IMAGENET_STD, Channels
+from alexnet_dist.architecture import HEAD, IMAGENET_CLASSES, IMAGENET_MEAN, IMAGENET_STD, SHOWN_LAYERS, Channels
 from alexnet_dist.config import ModelConfig
 from alexnet_dist.errors import UserError
 
@@ -30,8 +31,8 @@ SCHEMA = 1
 FOR_ALL = 0o644
 """Mode of files that colleagues may read, whatever the umask."""
 
-WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What DDP, torch.compile and Lightning put before the names of a network's tensors."""
+COUNTER = "n_averaged"
+"""What torch.optim.swa_utils.AveragedModel keeps beside the weights."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -77,23 +78,35 @@ def read(path: Path, *, named_by: str) -> NetworkFile:
     Raises:
         UserError: there is no such file, or it holds no weights that a network could have.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    except FileNotFoundError:
-        raise UserError(f"{named_by} {path}: there is no such file") from None
-    except (OSError, safetensors.SafetensorError) as error:
-        command = f"`alexnet-dist convert {path} OUT.safetensors` takes their tensors"
-        pickles = f". Pickled .pt and .pth files can run code when they are read, so they are not: {command}"
-        way_out = "" if looks_like_safetensors(path) else pickles
-        raise UserError(f"{named_by} {path} is not a safetensors file ({error}){way_out}") from None
+    tensors, header = read_any(path, named_by=named_by)
+    if prefix := wrapper_prefix(tensors):
+        wrapped = f"all its keys begin with {prefix} as a wrapper's do, and {convert_command(path)} takes that off"
+        raise UserError(f"{named_by} {path}: {wrapped}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise UserError(f"{named_by} {path}: {name} is {tensor.dtype}, and weights are floating-point numbers")
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{named_by} {path}: {name} holds NaN or infinite values, so the file is of no use")
     return NetworkFile(tensors, parse_metadata(header.get(METADATA_KEY)))
+
+
+def read_any(path: Path, *, named_by: str) -> tuple[Tensors, dict[str, str]]:
+    """Return the tensors and the header's texts of any safetensors file. Arguments and errors as those of `read`."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{named_by} {path}: there is no such file") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        pickles = ". Pickled .pt and .pth files can run code when they are read, so they are not: "
+        is_other = path.is_file() and not looks_like_safetensors(path)
+        way_out = f"{pickles}{convert_command(path)} takes their tensors" if is_other else ""
+        raise UserError(f"{named_by} {path} is not a safetensors file ({error}){way_out}") from None
+
+
+def convert_command(path: Path | str) -> str:
+    """Return the command that makes a network file of another program's file, for a shell."""
+    return f"`alexnet-dist convert {shlex.quote(str(path))} OUT.safetensors`"
 
 
 def looks_like_safetensors(path: Path) -> bool:
@@ -106,12 +119,14 @@ def looks_like_safetensors(path: Path) -> bool:
 
 
 def wrapper_prefix(names: Iterable[str]) -> str:
-    """Return what wrappers put before all names, such as `module._orig_mod.`; empty where some name has none."""
-    left, prefix = list(names), ""
-    while found := [wrapper for wrapper in WRAPPERS if left and all(name.startswith(wrapper) for name in left)]:
-        prefix += found[0]
-        left = [name.removeprefix(found[0]) for name in left]
-    return prefix
+    """Return what stands before all names of an AlexNet's tensors, such as `module._orig_mod.`; empty without.
+
+    DDP, torch.compile, Lightning and networks that hold a network put it there.
+    """
+    found = [name for name in names if name != COUNTER]
+    first = SHOWN_LAYERS["conv1"]
+    prefix = next((name.removesuffix(first) for name in found if name.endswith(f".{first}")), "")
+    return prefix if all(name.startswith(prefix) for name in found) else ""
 
 
 def parse_metadata(text: str | None) -> dict[str, Any] | None:
@@ -186,5 +201,5 @@ def _download_imagenet() -> Tensors:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"--model.pretrained: {weights.url} cannot be had ({error}). Download it elsewhere, turn it into "
-            "safetensors by `alexnet-dist convert FILE OUT.safetensors` and name it by --model.weights OUT.safetensors"
+            f"safetensors by {convert_command(Path(weights.url).name)} and name it by --model.weights OUT.safetensors"
         ) from None

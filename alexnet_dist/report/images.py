@@ -15,7 +15,8 @@ from PIL import Image
 from alexnet_dist.report.read_run import JsonObject, Run, content, evenly, finite, number
 from alexnet_dist.text import NBSP, NOTHING, percent
 
-MOST_EPOCHS = 60  # of a run, with pictures: 5 MB of the file
+MOST_EPOCHS, FEWEST_EPOCHS = 60, 3  # of a run, with pictures; an epoch's take about 0.2 MB of the page
+FRAME_BYTES = 2_000  # of a frame besides its pictures
 MOST_ANSWERS = 64
 TILE, TILES_A_ROW = 64, 8  # errors.png and right.png: pixels a side, columns
 LAYER_TITLES = {"conv1": "conv1, all 64 kernels", "conv2": "conv2, the 64 channels of one kernel"}
@@ -58,27 +59,58 @@ def _converted(png: bytes) -> str | None:
     return None if image is None else _uri(image)
 
 
-def player(runs: Sequence[Run]) -> JsonObject | None:
-    """Return the kernels' pictures of all epochs, a frame for each place of the slider; None without any."""
+def player(runs: Sequence[Run], *, most_bytes: int) -> JsonObject | None:
+    """Return the kernels' pictures, a frame for each place of the slider; None without any.
+
+    Args:
+        runs: one, or several compared.
+        most_bytes: of the page that the slider's data may take; the first, the last and the best epoch always have a
+            frame, and others between them as far as there is room.
+    """
     found = [(run, _epoch_folders(run)) for run in runs]
-    chosen = [(run, dict(evenly(list(folders.items()), MOST_EPOCHS))) for run, folders in found]
-    epochs = sorted({epoch for _, folders in chosen for epoch in folders})
-    if not epochs:
+    if not any(folders for _, folders in found):
         return None
-    last = max(epochs[-1], *(run.epochs for run in runs))
-    indices: dict[str, int] = {}
-    frames = [_frame(chosen, indices, epoch, last) for epoch in epochs]
-    note = "{}: {} of {} epochs with pictures are shown, evenly spaced."
+    frames, pictures, size = _frames(found, most := FEWEST_EPOCHS)
+    room = most_bytes - sum(len(pictures[place]) for place in frames[-1]["images"].values())  # in the page's HTML too
+    if size < room:  # for others, if they are as large as the first and the last
+        frames, pictures, size = _frames(found, most := min(MOST_EPOCHS, len(frames) * room // size))
+    while size > room and most > FEWEST_EPOCHS:
+        frames, pictures, size = _frames(found, most := most - 1)
+    note = "{}: {} of {} epochs with pictures are shown, evenly spaced, and the best."
     kernels = {number(run.config.get("log.conv2_kernel")) for run in runs}
     one_kernel = len(kernels) == 1 and NOTHING not in kernels  # the same in all runs
     conv2 = {"conv2": f"conv2, the 64 channels of kernel {kernels.pop()}"} if one_kernel else {}
     return {
         "frames": frames,
-        "pictures": list(indices),
-        "notes": [note.format(run.name, MOST_EPOCHS, len(paths)) for run, paths in found if len(paths) > MOST_EPOCHS],
+        "pictures": pictures,
+        "notes": [note.format(run.name, most, len(paths)) for run, paths in found if len(paths) > most],
         "groups": _groups(runs, frames[-1], LAYER_TITLES | conv2),
         "overview": _groups(runs, frames[-1], OVERVIEW_TITLES),
     }
+
+
+def _frames(found: Sequence[tuple[Run, dict[int, Path]]], most: int) -> tuple[list[JsonObject], list[str], int]:
+    """Return the frames of at most so many epochs of each run, the data URIs of their pictures, and the bytes of both.
+
+    Args:
+        found: the runs, each with its folders of pictures by epoch.
+        most: number of epochs.
+    """
+    chosen = [(run, _thinned(run, folders, most)) for run, folders in found]
+    epochs = sorted({epoch for _, folders in chosen for epoch in folders})
+    last = max(epochs[-1], *(run.epochs for run, _ in found))
+    indices: dict[str, int] = {}
+    frames = [_frame(chosen, indices, epoch, last) for epoch in epochs]
+    return frames, list(indices), FRAME_BYTES * len(frames) + sum(map(len, indices))
+
+
+def _thinned(run: Run, folders: dict[int, Path], most: int) -> dict[int, Path]:
+    """Return at most so many folders of pictures, evenly spaced, with the first, the last and the best epoch's."""
+    best = run.best and run.best[1]
+    chosen = evenly(list(folders), most)
+    if best in folders and best not in chosen:
+        chosen = [*evenly(list(folders), most - 1), best]
+    return {epoch: folders[epoch] for epoch in sorted(chosen)}
 
 
 def _epoch_folders(run: Run) -> dict[int, Path]:
@@ -91,7 +123,7 @@ def _epoch_folders(run: Run) -> dict[int, Path]:
         for path in (run.folder / "figures").glob("epoch_*")
         if (name := re.fullmatch(r"epoch_(\d{1,9})", path.name)) and (path / "conv1_now.png").is_file()
     }
-    return {epoch: found[epoch] for epoch in sorted(found) if run.ended(epoch)}
+    return {epoch: found[epoch] for epoch in sorted(found) if epoch in run.ended}
 
 
 def _frame(chosen: Sequence[tuple[Run, dict[int, Path]]], indices: dict[str, int], epoch: int, last: int) -> JsonObject:
@@ -109,7 +141,7 @@ def _frame(chosen: Sequence[tuple[Run, dict[int, Path]]], indices: dict[str, int
         if not folders:
             continue
         nearest = max((other for other in folders if other <= epoch), default=min(folders))
-        ended = run.ended(nearest)
+        ended = run.ended[nearest]
         for name in (f"{layer}_{state}" for layer in [*LAYER_TITLES, *OVERVIEW_TITLES] for state in STATE_TITLES):
             if uri := picture(folders[nearest] / f"{name}.png"):
                 images[f"{place}-{name}"] = indices.setdefault(uri, len(indices))
@@ -117,7 +149,7 @@ def _frame(chosen: Sequence[tuple[Run, dict[int, Path]]], indices: dict[str, int
             numbers = [finite(ended.get(f"kernels/{layer}_{name}")) for name in KERNEL_NUMBERS]
             text = "" if None in numbers else KERNEL_TEXT.format(*numbers)
             texts[f"{place}-{layer}"] = f"epoch {nearest}, {text}" if len(chosen) > 1 else text
-    value, record = f"epoch {epoch} of {last}", chosen[0][0].ended(epoch)
+    value, record = f"epoch {epoch} of {last}", chosen[0][0].ended.get(epoch, {})
     step, top1 = number(record.get("global_step")), percent(finite(record.get("val/top1")))
     caption = value if len(chosen) > 1 else f"{value}, step {step}, top-1 {top1}"
     return {"value": value, "caption": caption, "images": images, "texts": texts}

@@ -7,6 +7,8 @@ A run that still trains or crashed gets the sections that its files allow. Names
 
 import argparse
 import base64
+import functools
+import gzip
 import hashlib
 import re
 import shlex
@@ -25,6 +27,7 @@ from alexnet_dist.report.read_run import JsonObject, Run, finite, number, read, 
 from alexnet_dist.text import NBSP, NOTHING, duration, percent
 
 REPORT = "report.html"
+MOST_BYTES = 7_900_000  # of the page of one run, of which plotly is 1.9 MB, packed
 COMMANDS = {
     "Count its right answers again": "evaluate {}",
     "Name the class of a picture": "predict {} FILE",
@@ -154,22 +157,32 @@ def render(runs: Sequence[Run]) -> str:
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["shorten"] = shorten
     source = Path(__file__).with_name("templates")
-    scripts = [get_plotlyjs(), (source / "report.js").read_text(encoding="utf-8")]
-    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]  # no other script runs in the page
-    return environment.get_template("report.html.j2").render(
-        **_content(_distinguish(runs)),
-        scripts=scripts,
+    plotly, script = get_plotlyjs(), (source / "report.js").read_text(encoding="utf-8")
+    digests = [hashlib.sha256(text.encode()).digest() for text in (plotly, script)]  # no other script runs in the page
+    runs = _distinguish(runs)
+    draw = functools.partial(
+        environment.get_template("report.html.j2").render,
+        **_content(runs),
+        plotly=_packed(plotly),
+        script=script,
         style=(source / "report.css").read_text(encoding="utf-8"),
         hashes=" ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests),
         written=time.strftime("%Y-%m-%d %H:%M"),
         version=__version__,
     )
+    return draw(player=images.player(runs, most_bytes=MOST_BYTES - len(draw(player=None).encode())))
+
+
+@functools.cache
+def _packed(script: str) -> str:
+    """Return a script, compressed by gzip, in base64."""
+    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def _content(runs: Sequence[Run]) -> JsonObject:
-    """Return the variables of the template."""
+    """Return the variables of the template, besides the slider's."""
     run = runs[0] if len(runs) == 1 else None
-    curves, player, confusion = charts.curves(runs), images.player(runs), run and charts.confusion(run)
+    curves, confusion = charts.curves(runs), run and charts.confusion(run)
     figures = {chart["key"]: chart["figure"] for chart in curves}
     if confusion and confusion["figure"]:
         figures["confusion"] = confusion["figure"]
@@ -182,14 +195,13 @@ def _content(runs: Sequence[Run]) -> JsonObject:
         "comparison": None if run else _comparison(runs),
         "differences": None if run else _differences(runs),
         "charts": curves,
-        "player": player,
         "confusion": confusion,
         "commands": run and _commands(run),
         "errors": run and images.worst_errors(run),
         "right": run and images.right_answers(run),
         "first_batch": run and images.picture(run.folder / "figures" / "first_batch.png"),
         "settings": run and _settings(run),
-        "data": {"figures": figures, "player": player and {key: player[key] for key in ("frames", "pictures")}},
+        "figures": figures,
     }
 
 

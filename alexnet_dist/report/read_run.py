@@ -6,8 +6,9 @@ The files are not trusted: what is missing, torn or of another type is left out.
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -19,6 +20,7 @@ from alexnet_dist.text import NOTHING
 
 JsonObject = dict[str, Any]
 """What a file of the run folder holds, or what the template or the page's script reads."""
+MOST_STEPS = 6_000  # records of a run, besides those of epochs' ends, that are kept in memory
 MOST_COUNTED = 2**53  # JavaScript rounds larger integers
 STATUS = {  # in words, where the word itself is not enough
     "max_steps": "ended early, at --max-steps",
@@ -38,7 +40,7 @@ class Run:
     summary: JsonObject
     """Empty for a run without summary.json."""
     records: list[JsonObject]
-    """metrics.jsonl: each has numbers as `global_step` and `epoch`."""
+    """metrics.jsonl, as `thinned` leaves it: each has numbers as `global_step` and `epoch`."""
     evaluation: JsonObject
     """Empty, or evaluation.json with a square matrix and a name for each of its rows."""
 
@@ -90,9 +92,10 @@ class Run:
         """Return a metric's last value; None if it was never recorded."""
         return next((value for r in reversed(self.records) if (value := finite(r.get(key))) is not None), None)
 
-    def ended(self, epoch: int) -> JsonObject:
-        """Return the record of an epoch's end; empty before it."""
-        return next((r for r in reversed(self.records) if r["epoch"] == epoch and "val/top1" in r), {})
+    @cached_property
+    def ended(self) -> dict[float, JsonObject]:
+        """Return the records of epochs' ends by epoch."""
+        return {r["epoch"]: r for r in self.records if "val/top1" in r}
 
 
 def read(folder: Path) -> Run:
@@ -104,20 +107,45 @@ def read(folder: Path) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     try:
-        lines = (folder / "metrics.jsonl").read_bytes().split(b"\n")
+        with (folder / "metrics.jsonl").open("rb") as lines:
+            records = thinned(map(_parse, lines))
     except OSError as error:
         reason = f"{folder} holds no metrics.jsonl that can be read ({error.strerror})"
         raise UserError(f"{reason}: name a run folder, such as one below runs/") from None
     evaluation = _parse(content(folder / "evaluation.json"))
-    # a line of metrics.jsonl without numbers as its step and epoch is left out: the last one may be torn
     return Run(
         name=folder.resolve().name,
         folder=folder,
         config=_parse(content(folder / "config.yaml"), _flat_yaml),
         summary=_parse(content(folder / "summary.json")),
-        records=[r for r in map(_parse, lines) if None not in map(finite, (r.get("global_step"), r.get("epoch")))],
+        records=records,
         evaluation=evaluation if _is_evaluation(evaluation) else {},
     )
+
+
+def thinned(records: Iterable[JsonObject]) -> list[JsonObject]:
+    """Return all records of epochs' ends and at most `MOST_STEPS` others, evenly spaced, the last among them.
+
+    One without numbers as its step and epoch is left out: the last line of a file may be torn.
+    """
+    ends: list[JsonObject] = []
+    steps: list[JsonObject] = []
+    last: list[JsonObject] = []
+    number, every = 0, 1
+    for record in records:
+        if None in map(finite, (record.get("global_step"), record.get("epoch"))):
+            continue
+        if "val/top1" in record:
+            ends.append(record)
+            continue
+        if number % every == 0:
+            steps.append(record)
+        number, last = number + 1, [record]
+        if len(steps) > MOST_STEPS:
+            del steps[1::2]
+            every *= 2
+    more = last if (number - 1) % every else []
+    return sorted(steps + more + ends, key=lambda record: float(record["global_step"]))
 
 
 def content(path: Path) -> bytes:

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy  # unlike numpy.load, its header readers know no pickle
 
-from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.errors import UserError, first_line, printable
 from alexnet_dist.sources import splits
 from alexnet_dist.sources.folders import File, Folder, hidden, image_suffixes, key_of, suffix
 from alexnet_dist.sources.labels import Origin, assemble
 from alexnet_dist.sources.layout import Place, list_tree
-from alexnet_dist.sources.listing import ArrayImages, EncodedImages, Labels, Listing, SourceOptions, printable
+from alexnet_dist.sources.listing import ArrayImages, EncodedImages, Labels, Listing, SourceOptions
 
 KINDS = ("images", "labels")
 

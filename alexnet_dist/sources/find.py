@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_dist.config import DataConfig
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, printable
 from alexnet_dist.sources import archives, hub, tars
 from alexnet_dist.sources.folders import File, Folder, image_files, key_of, scan
 from alexnet_dist.sources.layout import Place, list_tree
-from alexnet_dist.sources.listing import Listing, SourceOptions, printable
+from alexnet_dist.sources.listing import Listing, SourceOptions
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_dist.errors import UserError
-from alexnet_dist.sources.listing import Extents, Labels, SourceOptions, StoredImages, printable
+from alexnet_dist.errors import UserError, printable
+from alexnet_dist.sources.listing import Extents, Labels, SourceOptions, StoredImages
 
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini", "Desktop.ini", "ehthumbs.db"}
 # Read only by programs or libraries beside Pillow (ghostscript, a GRIB decoder, ...), or only recognised.

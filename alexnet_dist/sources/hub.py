@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.errors import UserError, first_line, printable
 from alexnet_dist.sources import columns, labels, splits
 from alexnet_dist.sources.folders import File, key_of
-from alexnet_dist.sources.listing import EncodedImages, Labels, Listing, SourceOptions, printable
+from alexnet_dist.sources.listing import EncodedImages, Labels, Listing, SourceOptions
 
 ANSWER_SECONDS = 5.0  # until a server must have answered
 CONVERTED = "refs/convert/parquet"  # branch on which the Hub keeps a parquet copy of sets with loading scripts

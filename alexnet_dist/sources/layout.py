@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, printable
 from alexnet_dist.sources import splits
 from alexnet_dist.sources.folders import UNREAD_PICTURES, Folder
-from alexnet_dist.sources.listing import EncodedImages, Labels, Listing, SourceOptions, printable
+from alexnet_dist.sources.listing import EncodedImages, Labels, Listing, SourceOptions
 from alexnet_dist.sources.splits import few
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.errors import UserError, first_line, printable
 
 Labels = npt.NDArray[np.int64]
 
@@ -38,11 +38,6 @@ class SourceOptions:
     def choices(self) -> tuple[str | None, ...]:
         """Return all options that change what is listed: they are part of `Listing.key`."""
         return self.config, self.train_split, self.eval_split, self.image_column, self.label_column
-
-
-def printable(path: str) -> str:
-    r"""Return a path with bytes that are not UTF-8 as `\xe9`: surrogates cannot be printed or stored."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Extents(NamedTuple):

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from alexnet_dist.errors import UserError
-from alexnet_dist.sources.listing import SourceOptions, printable
+from alexnet_dist.errors import UserError, printable
+from alexnet_dist.sources.listing import SourceOptions
 
 TRAINING = ("train", "training")
 EVALUATION = ("test", "testing", "validation", "valid", "val", "eval", "evaluation", "dev")  # the first one counts

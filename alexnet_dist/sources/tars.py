@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.errors import UserError, first_line, printable
 from alexnet_dist.sources import splits
 from alexnet_dist.sources.folders import File, hidden, image_suffixes, key_of, suffix
 from alexnet_dist.sources.labels import Origin, assemble
-from alexnet_dist.sources.listing import Extents, Labels, Listing, SourceOptions, StoredImages, printable
+from alexnet_dist.sources.listing import Extents, Labels, Listing, SourceOptions, StoredImages
 
 LABEL_KEYS = ("label", "cls", "class", "target")  # of a member KEY.json
 LONGEST_LABEL = 1 << 20  # bytes of a .cls or .json

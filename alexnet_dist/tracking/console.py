@@ -1,5 +1,9 @@
-"""Console: a run's output on the terminal, from rank 0 alone: cards, a progress bar, lines and warnings."""
+"""Console: a run's output on the terminal, from rank 0 alone: cards, a progress bar, lines and warnings.
 
+A pipe that is closed, a disk that is full or a terminal that is gone ends no run: what cannot be printed is dropped.
+"""
+
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +13,7 @@ from tqdm import tqdm
 
 from alexnet_dist.text import duration
 
+DROPPED = contextlib.suppress(OSError, ValueError)  # ValueError: a stream that was closed
 LINE_SECONDS = 30.0  # between two lines of progress, if stderr is no terminal
 
 
@@ -27,8 +32,9 @@ class Console:
     def print(self, text: str) -> None:
         """Print a line to stdout, above the progress bar."""
         if self.enabled:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            with DROPPED:
+                tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
 
     def card(self, title: str, rows: Mapping[str, object]) -> None:
         """Print a table of names and values under a title."""
@@ -45,8 +51,9 @@ class Console:
             steps: number of optimizer steps of the epoch.
             done: steps of the epoch that the run continues behind.
         """
-        if self.enabled and sys.stderr.isatty():
-            self._bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False)
+        with DROPPED:
+            if self.enabled and sys.stderr.isatty():
+                self._bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False)
 
     def step(self, record: Mapping[str, Any] | None, *, step: int, last_step: int) -> None:
         """Show one more optimizer step and, of a record, loss, throughput and the remaining time.
@@ -57,13 +64,15 @@ class Console:
             last_step: optimizer steps of the whole run.
         """
         if self._bar is not None:
-            self._bar.update()
+            with DROPPED:
+                self._bar.update()
         if record is None:
             return
         left = (last_step - step) * record["perf/step_ms"] / 1000
         rate = f"{record['perf/images_per_second']:,.0f} images/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {record['train/loss']:.4f}, {rate}, run ends in {duration(left)}")
+            with DROPPED:
+                self._bar.set_postfix_str(f"loss {record['train/loss']:.4f}, {rate}, run ends in {duration(left)}")
         elif time.perf_counter() - self._last_line >= LINE_SECONDS:
             self._last_line = time.perf_counter()
             self.print(f"step {step}/{last_step}  loss {record['train/loss']:.4f}  {rate}  {duration(left)} left")
@@ -71,10 +80,12 @@ class Console:
     def end_epoch(self) -> None:
         """Close the progress bar, if one is open."""
         if self._bar is not None:
-            self._bar.close()
+            with DROPPED:
+                self._bar.close()
             self._bar = None
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr, between two lines of exclamation marks."""
         if self.enabled:
-            tqdm.write(f"\n{'!' * 78}\nWARNING: {text}\n{'!' * 78}\n", file=sys.stderr)
+            with DROPPED:
+                tqdm.write(f"\n{'!' * 78}\nWARNING: {text}\n{'!' * 78}\n", file=sys.stderr)

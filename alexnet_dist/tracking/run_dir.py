@@ -6,6 +6,8 @@ the data are private: their files have mode 0600, their sub-folders 0700.
 
 import contextlib
 import json
+import mmap
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,22 +137,48 @@ class RunDirLock:
 # ---- records --------------------------------------------------------------------------------------------------------
 
 
-def read_records(path: Path, *, last_step: int) -> list[Record]:
-    """Return the records of a metrics.jsonl up to a step, so that no step is counted twice after a resume.
+def records(path: Path) -> Iterator[Record]:
+    """Yield the records of a metrics.jsonl, one at a time: a long run's would fill the memory."""
+    with path.open("rb") as file:
+        yield from filter(None, map(_record, file))
+
+
+def cut_records(path: Path, *, last_step: int, most: int) -> list[Record]:
+    """Cut a metrics.jsonl behind its last record up to a step, so that no step is counted twice after a resume.
+
+    It is read from its end, so that the time does not depend on its length.
 
     Args:
-        path: the file; none, and lines that are no records, are allowed.
-        last_step: `global_step` of the last records to return.
+        path: the file, made if there is none; lines that are no records are allowed.
+        last_step: `global_step` of the last records to keep.
+        most: number of records to return.
+
+    Returns:
+        The last records kept, in their order.
     """
-    if not path.exists() or last_step == 0:
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # of the line that a killed run was writing
-            record = json.loads(line)
-            if isinstance(record, dict) and record.get("global_step", last_step + 1) <= last_step:
-                records.append(record)
-    return records
+    path.touch(mode=0o600)
+    found: list[Record] = []
+    with path.open("r+b") as file:
+        end = start = file.seek(0, os.SEEK_END)
+        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if end else b""
+        while start and (not found or len(found) < most):
+            stop, start = start, text.rfind(b"\n", 0, start - 1) + 1
+            record = _record(text[start:stop])
+            if record and record["global_step"] <= last_step:
+                found.append(record)
+            elif not found:
+                end = start
+        file.truncate(end)
+    return found[::-1]
+
+
+def _record(line: bytes) -> Record | None:
+    """Return the record of a line of metrics.jsonl; None for a line that holds none, as a killed run leaves it."""
+    with contextlib.suppress(ValueError, RecursionError):
+        record = json.loads(line) if line.endswith(b"\n") else None
+        if isinstance(record, dict) and isinstance(record.get("global_step"), int):
+            return record
+    return None
 
 
 def to_json(record: Record, *, indent: int | None = None) -> str:

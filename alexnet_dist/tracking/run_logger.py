@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 PREEMPTED = "PREEMPTED"  # file in the folder of a run that was stopped and can be continued
 MAX_CALLS = 10_000  # calls that wait for the trackers: a day of records, at one in ten seconds
+MAX_REPLAYED = MAX_CALLS + 1_000  # records that a kill may keep from W&B: those that wait, and 32 kB within wandb
 MAX_DRAWINGS = 4  # sets of pictures that wait to be drawn, with 1.3 MB of weights each; with more, training waits
 DRAWING_SECONDS = 60  # at the end of the run, until pictures that wait are left out
 GRACE_SECONDS = 30  # at the end of the run, after W&B's own limit, until the trackers are abandoned
@@ -82,7 +83,6 @@ class RunLogger:
         self.folder = config.out_dir
         self.facts = facts
         self.enabled = enabled
-        self.records: list[Record] = []
         self.tracking = "none"  # places of the trackers' records, for the run card
         self._config = config
         self._trackers: list[Tracker] = []
@@ -94,7 +94,7 @@ class RunLogger:
     # ---- start ------------------------------------------------------------------------------------------------------
 
     def open(self, *, step: int, tags: Sequence[str] = (), stop: Callable[[], None] | None = None) -> None:
-        """Write config.yaml, read the records so far, and start the trackers.
+        """Write config.yaml, cut the records behind the checkpoint, and start the trackers.
 
         Args:
             step: optimizer steps of the checkpoint that the run continues from; later records are cut off.
@@ -111,9 +111,7 @@ class RunLogger:
             run_dir.make_run_dir(folder)
             (folder / PREEMPTED).unlink(missing_ok=True)
             atomic_files.write_text(folder / "config.yaml", configuration.to_yaml(config))
-            self.records = run_dir.read_records(folder / "metrics.jsonl", last_step=step)
-            lines = "".join(run_dir.to_json(record) + "\n" for record in self.records)
-            atomic_files.write_text(folder / "metrics.jsonl", lines)
+            recent = run_dir.cut_records(folder / "metrics.jsonl", last_step=step, most=MAX_REPLAYED)
         if "wandb" in config.log.trackers:
             described, make = configuration.to_dict(config) | self.facts, wandb_tracker.WandbTracker
             self._start("wandb", lambda: make(config.wandb, folder, described, tags=tags, stop=stop))
@@ -122,7 +120,7 @@ class RunLogger:
         self.tracking = "; ".join(tracker.where for tracker in self._trackers) or "none"
         self._drawing = Worker("drawing", capacity=MAX_DRAWINGS)
         self._sending = Worker("trackers", capacity=MAX_CALLS)
-        self._each("replay", list(self.records))
+        self._each("replay", recent)
 
     def shared_id(self) -> str | None:
         """Return the id of the W&B run that the other ranks may join; None without `--wandb.shared`."""
@@ -157,7 +155,6 @@ class RunLogger:
         """
         if not self.enabled:
             return
-        self.records.append(record)
         with run_dir.writing(self.folder), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(run_dir.to_json(record) + "\n")
         self._each("log", record)

@@ -55,7 +55,7 @@ class Tracker:
     """Id of the W&B run that the other ranks join; None without `--wandb.shared`."""
 
     def replay(self, records: Sequence[Record]) -> None:
-        """Send the records from before a resume again, if a killed process may not have sent them."""
+        """Send the last records from before a resume again, if a killed process may not have sent them."""
 
     def log(self, record: Record) -> None:
         """Send a record of numbers."""

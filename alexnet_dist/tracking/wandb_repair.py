@@ -10,15 +10,16 @@ LOG_HEADER, LOG_BLOCK, CHUNK_HEADER = 7, 32_768, 7  # bytes
 LAST_OF_RECORD = (1, 4)  # kinds of chunks: a record in one chunk, or the last of several
 
 
-def repair_parts(folder: Path) -> None:
+def repair_parts(folder: Path, *, run_id: str) -> None:
     """Truncate each part of a run after its last whole record, and delete parts without one.
 
     `wandb sync` 0.31 stops at a part that ends within a record, with exit code 0, and sends no later one.
 
     Args:
-        folder: W&B's folder in the run folder.
+        folder: W&B's folder, in the run folder or in that of WANDB_DIR, which other runs may use too.
+        run_id: of the run.
     """
-    for path in folder.glob("*run-*/run-*.wandb"):
+    for path in folder.glob(f"*run-*/run-{run_id}.wandb"):
         content = path.read_bytes()
         end = _end_of_records(content)
         if end == LOG_HEADER:

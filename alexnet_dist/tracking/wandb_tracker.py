@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from alexnet_dist import atomic_files
 from alexnet_dist.config import Config, WandbConfig
-from alexnet_dist.errors import UserError
-from alexnet_dist.tracking import run_dir, wandb_repair
+from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.tracking import run_dir, wandb_repair, wandb_values
 from alexnet_dist.tracking.tracker import Level, Media, Record, Tracker, Weights
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,16 @@ AXES = {  # patterns of the keys that W&B draws over each axis
     "epoch": ("val/*", "best/*", "kernels/*", "per_class/*"),
     "samples_seen": (),
 }
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+"""Modes by the words of WANDB_MODE, their former names among them."""
 INIT_SECONDS = 30  # until a run that has not begun is recorded offline; wandb's own limit is 90
 FINISH_SECONDS = 120  # at the end of a run, until wandb leaves the rest for `wandb sync`
 PROJECT = "alexnet_dist"
 CONFUSION_CHART = "wandb/confusion_matrix/v1"  # W&B's own chart
 CONFUSION_FIELDS = {name: name for name in ("Actual", "Predicted", "nPredictions")}  # its fields, by column
 MOST_CLASSES = 100  # in a confusion matrix: W&B truncates tables of more than 10,000 rows
+SHORTEST_KEY = 40  # characters of an API key
+LONGEST_ARTIFACT = 128  # characters of an artifact's name
 SLOW_SECONDS = 10.0  # of a table or an artifact; wandb asks the server before it records one
 RETRY_SECONDS = 300.0  # until tables, artifacts and alerts are sent again
 SERVICE = "wandb-core"  # name of wandb's own process, a child of this one
@@ -54,29 +59,53 @@ SYSTEM_AXIS = "RelativeTime(Process)"  # of what wandb measures of the machine, 
 # ---- mode and login -------------------------------------------------------------------------------------------------
 
 
-def check_login(config: Config) -> None:
-    """Check that W&B has a login if it is to be online, before anything else of the run starts.
+def check(config: Config) -> None:
+    """Check, where W&B is a tracker, what it is given and that it has a login if it is to be online.
+
+    Every rank calls it before anything else of the run starts.
 
     Raises:
-        UserError: as `wandb_mode`, where W&B is one of the trackers.
+        UserError: as `wandb_mode`, or W&B refuses an option or an environment variable.
     """
-    if "wandb" in config.log.trackers:
-        wandb_mode(config.wandb)
+    if "wandb" not in config.log.trackers:
+        return
+    wandb_mode(config.wandb)
+    wandb_values.check(config.wandb)
+    key = os.environ.get("WANDB_API_KEY", "")
+    if key and (len(key) < SHORTEST_KEY or key != key.strip()):
+        raise UserError(f"WANDB_API_KEY: keys have {SHORTEST_KEY} characters or more, and no white space at their ends")
+    checked = {rule.variable for rule in wandb_values.RULES.values()} | {"WANDB_MODE", "WANDB_API_KEY"}
+    rest = {name for name, value in os.environ.items() if name.startswith("WANDB_") and value} - checked
+    if not rest:
+        return
+    import wandb
+
+    settings = wandb.Settings()
+    for name in sorted(rest):
+        try:
+            settings.update_from_env_vars({name: os.environ[name]})
+        except (ValueError, wandb.errors.UsageError) as error:  # noqa: PERF203 - the name is told
+            found = error.errors()[0]["msg"] if hasattr(error, "errors") else error  # pydantic's list
+            raise UserError(f"{name}: W&B refuses its value: {found}") from None
 
 
 def wandb_mode(config: WandbConfig) -> tuple[str, str]:
     """Return W&B's mode, online, offline or disabled, and the reason for it.
 
     Raises:
-        UserError: online was asked for without a login; wandb would ask for a key in the middle of a launch.
+        UserError: online was asked for without a login (wandb would ask for a key in the middle of a launch), or
+            WANDB_MODE is unknown.
     """
-    from_environment = os.environ.get("WANDB_MODE", "").lower().replace("dryrun", "offline")  # its former name
-    login = _wandb_login()
+    login, variable = _wandb_login(), os.environ.get("WANDB_MODE", "").lower()
     mode, reason = ("online", login) if login else ("offline", "no login: wandb login")
+    if variable and variable not in MODES:
+        raise UserError(f"WANDB_MODE {variable}: give online, offline or disabled")
     if config.mode != "auto":
         mode, reason = config.mode, "asked for"
-    elif from_environment in ("online", "offline", "disabled"):
-        mode, reason = from_environment, "WANDB_MODE"
+    elif variable:
+        mode, reason = MODES[variable], "WANDB_MODE"
+    elif os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        mode, reason = "disabled", "WANDB_DISABLED"
     if mode == "online" and not login:
         raise UserError(f"W&B online ({reason}) needs a login: run `wandb login`, or give --wandb.mode offline")
     if mode != "online" and config.shared:
@@ -89,12 +118,17 @@ def _wandb_login() -> str | None:
     for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         if os.environ.get(variable):
             return variable
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc  # with the port, as wandb has it
+    host = urlsplit(server()).netloc  # with the port, as wandb has it
     path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     with contextlib.suppress(OSError, netrc.NetrcParseError):
         _, _, key = netrc.netrc(path).authenticators(host) or ("", "", "")
         return str(path) if key else None
     return None
+
+
+def server() -> str:
+    """Return the address of the W&B server: of WANDB_BASE_URL, of `wandb login --host`, or W&B's own."""
+    return os.environ.get("WANDB_BASE_URL") or wandb_values.from_file("base_url") or "https://api.wandb.ai"
 
 
 # ---- trackers -------------------------------------------------------------------------------------------------------
@@ -109,7 +143,7 @@ class WandbTracker(Tracker):
 
     Args:
         config: project, names, mode.
-        folder: the run folder; W&B's own files go to its `wandb/`.
+        folder: the run folder; W&B's own files go to its `wandb/`, or to that of WANDB_DIR.
         described: the configuration and facts of the run.
         tags: of the run, besides the configuration's.
         stop: called, on a thread of wandb, when Stop is pressed on the run's page; None for nothing.
@@ -119,28 +153,29 @@ class WandbTracker(Tracker):
         self, config: WandbConfig, folder: Path, described: Record, *, tags: Sequence[str], stop: Stop
     ) -> None:
         mode, reason = wandb_mode(config)
-        self._folder = run_dir.private_folder(folder, "wandb")
-        self._wandb = _import_wandb(self._folder)
-        self._marker = self._folder / "unfinished"
+        own = run_dir.private_folder(folder, "wandb")
+        self._wandb = _import_wandb(own)
+        self._marker = own / "unfinished"
         self._was_killed = self._marker.exists()
+        run_id, elsewhere = _run_id(own, config), os.environ.get("WANDB_DIR")
         if self._was_killed:
-            wandb_repair.repair_parts(self._folder)
-        self._retry_at = 0.0
-        self.resend = f"wandb sync --include-online {self._folder}"
+            wandb_repair.repair_parts(Path(elsewhere) / "wandb" if elsewhere else own, run_id=run_id)
+        self._retry_at, self._artifacts = 0.0, config.artifacts
+        parts = f"{elsewhere}/wandb/*run-*-{run_id}" if elsewhere else str(own)
+        self.resend = f"wandb sync --include-online {parts}"
+        own_tags = [wandb_values.fitted("tags", tag) for tag in tags]
         arguments: Record = {
-            "project": _project(config),
-            "entity": config.entity,
-            "name": config.name or os.environ.get("WANDB_NAME") or folder.resolve().name,
-            "group": config.group,
-            "job_type": config.job_type,
-            "tags": list(dict.fromkeys([*config.tags, *tags])),
-            "id": _run_id(self._folder),
-            "dir": str(folder),
+            **_names(config, name=wandb_values.fitted("name", folder.resolve().name), group=None, job_type="train"),
+            "tags": list(dict.fromkeys([*wandb_values.given(config, "tags"), *own_tags])),
+            "id": run_id,
+            "dir": None if elsewhere else str(folder),
             "config": described,
         }
         try:
             self._run = self._init(mode, arguments, stop=stop, shared=config.shared)
         except Exception as error:
+            if isinstance(error, self._wandb.errors.UsageError):  # WANDB_RESUME, with a run that is or is not there
+                raise UserError(f"W&B refuses this run: {first_line(error)}") from None
             if mode != "online":
                 raise
             logger.warning("W&B is not reachable (%s): this run is recorded offline", error)
@@ -151,7 +186,7 @@ class WandbTracker(Tracker):
         self._online = mode == "online"
         self.shared_id = str(arguments["id"]) if config.shared and self._online else None
         address = f" {self._run.url}" if self._online else ""
-        later = f", later: wandb sync {self._folder}" if mode == "offline" else ""
+        later = f", later: wandb sync {parts}" if mode == "offline" else ""
         self.where = f"W&B {mode} ({reason}){address}{later}"
         for axis, patterns in AXES.items():
             self._run.define_metric(axis, hidden=True)
@@ -163,7 +198,7 @@ class WandbTracker(Tracker):
         # wandb copies its settings deeply: a function stays as it is, and objects that `stop` holds may not be copied.
         stop_fn = None if stop is None else lambda: stop()  # noqa: PLW0108
         first = {"mode": "shared", "x_label": "rank0", "x_primary": True} if shared else {}
-        way = {} if shared else {"mode": mode, "resume": "allow"}
+        way = {} if shared else {"mode": mode, "resume": os.environ.get("WANDB_RESUME") or "allow"}
         return self._wandb.init(**arguments, **way, settings=_settings(self._wandb, stop_fn=stop_fn, **first))
 
     def replay(self, records: Sequence[Record]) -> None:
@@ -229,11 +264,17 @@ class WandbTracker(Tracker):
             self._run.alert(title=title, text=text, level=level)
 
     def publish(self, weights: Weights) -> None:
-        """Log an artifact of type model; wandb copies its files at once and sends them in the background."""
-        name = re.sub(r"[^\w.-]+", "-", f"alexnet-{weights.data_name}-{self._run.id}")
+        """Log an artifact of type model, which wandb sends in the background.
+
+        The best and the last checkpoint stay in the run folder and are sent from there, by `wandb sync` too. Others are
+        copied, as they may be pruned before they are sent; wandb removes the copy behind it.
+        """
+        data_name = re.sub(r"[^\w.-]+", "-", weights.data_name, flags=re.ASCII)
+        name = f"alexnet-{data_name[: LONGEST_ARTIFACT - len(f'alexnet--{self._run.id}')]}-{self._run.id}"
         artifact = self._wandb.Artifact(name, type="model", metadata=weights.facts)
         try:
-            artifact.add_file(str(weights.path), name="model.safetensors")
+            policy = "immutable" if self._artifacts == "final" else "mutable"
+            artifact.add_file(str(weights.path.resolve()), name="model.safetensors", skip_cache=True, policy=policy)
         except (OSError, ValueError) as error:  # replaced by a newer checkpoint meanwhile
             logger.warning("%s is not sent to W&B: %s", weights.path, error)
             return
@@ -274,8 +315,8 @@ class RankTracker(Tracker):
     def __init__(self, config: WandbConfig, folder: Path, *, run_id: str, rank: int) -> None:
         wandb = _import_wandb(run_dir.private_folder(folder, "wandb"))
         shared = {"mode": "shared", "x_label": f"rank{rank}", "x_primary": False, "x_update_finish_state": False}
-        names = {"project": _project(config), "entity": config.entity, "id": run_id}
-        self._run = wandb.init(**names, dir=str(folder), settings=_settings(wandb, **shared))
+        place = None if os.environ.get("WANDB_DIR") else str(folder)
+        self._run = wandb.init(**_names(config), id=run_id, dir=place, settings=_settings(wandb, **shared))
 
     def close(self, exit_code: int) -> None:
         """Send what waits in memory; rank 0 ends the run."""
@@ -424,15 +465,25 @@ def _import_wandb(folder: Path) -> Any:  # noqa: ANN401 - the module
     """Return the module wandb; its caches are in W&B's folder of the run, not in the home folder. Takes 0.6 s."""
     for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         os.environ.setdefault(variable, str(folder.resolve()))
+    for variable in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+        del os.environ[variable]  # wandb takes no empty text for a switch or a mode
+    if mode := os.environ.get("WANDB_MODE"):
+        os.environ["WANDB_MODE"] = MODES[mode.lower()]  # which wandb wants in lower case
     import wandb
 
     return wandb
 
 
 def _settings(wandb: Any, **settings: object) -> Any:  # noqa: ANN401 - the module, and its settings
-    """Return wandb's settings for a run, without code and git: a remote's address may hold a token, a diff anything."""
-    private = {"silent": True, "save_code": False, "disable_git": True}
-    return wandb.Settings(init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, **private, **settings)
+    """Return wandb's settings for a run; an environment variable wins over our defaults.
+
+    They leave code and git out: a remote's address may hold a token, a diff anything.
+    """
+    defaults = {"silent": True, "save_code": False, "disable_git": True, "init_timeout": INIT_SECONDS}
+    chosen = {key for key in defaults if os.environ.get(f"WANDB_{key.upper()}")}
+    chosen |= {"silent"} if os.environ.get("WANDB_QUIET") else set()
+    settings |= {key: value for key, value in defaults.items() if key not in chosen}
+    return wandb.Settings(finish_timeout=FINISH_SECONDS, **settings)
 
 
 def _axes(record: Record) -> Record:
@@ -440,14 +491,21 @@ def _axes(record: Record) -> Record:
     return {axis: record[axis] for axis in ("global_step", "epoch")}
 
 
-def _project(config: WandbConfig) -> str:
-    """Return the name of the W&B project: of the configuration, the environment, or this package's."""
-    return config.project or os.environ.get("WANDB_PROJECT") or PROJECT
+def _names(config: WandbConfig, **defaults: str | None) -> Record:
+    """Return the names of a run for wandb.init: of options, the environment, wandb's files for two, or defaults."""
+    keys = ("project", "entity", *defaults)
+    names = {key: next(iter(wandb_values.given(config, key)), defaults.get(key)) for key in keys}
+    return names | {"project": names["project"] or wandb_values.from_file("project") or PROJECT}
 
 
-def _run_id(folder: Path) -> str:
-    """Return the run's id, kept in W&B's folder; a new id is WANDB_RUN_ID, set by a sweep's agent, or random."""
+def _run_id(folder: Path, config: WandbConfig) -> str:
+    """Return the run's id, kept in W&B's folder; a new id is WANDB_RUN_ID, set by a sweep's agent, or random.
+
+    An id that W&B refuses, which earlier versions could leave there, or none, as after a kill, is replaced.
+    """
     path = folder / "run_id"
-    if not path.exists():
-        path.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+    known = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    if wandb_values.fault("id", known):
+        known = next(iter(wandb_values.given(config, "id")), secrets.token_hex(4))
+        atomic_files.write_text(path, known)
+    return known

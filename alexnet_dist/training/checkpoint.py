@@ -61,15 +61,23 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
 
-    def save(self, *, step: int, tensors: dict[str, Tensors], state: State, metadata: State) -> None:
-        """Copy the tensors, and write the checkpoint on the thread. Arguments as those of the function `save`.
+    def save(
+        self,
+        *,
+        step: int,
+        tensors: dict[str, Tensors],
+        state: State,
+        metadata: State,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Copy the tensors, and on the thread write the checkpoint, then call `then`; all else is as of `save` below.
 
         Raises:
             UserError: the checkpoint before this one could not be written.
         """
         self.wait()
         self._copies = {name: _copied(part, self._copies.get(name, {})) for name, part in tensors.items()}
-        self._saving = self._thread.submit(self._write, step, state, metadata)
+        self._saving = self._thread.submit(self._write, step, state, metadata, then)
 
     def wait(self) -> None:
         """Wait until all is on the disk.
@@ -88,11 +96,13 @@ class Saver:
         except UserError as error:
             logger.warning("%s", error)
 
-    def _write(self, step: int, state: State, metadata: State) -> None:
+    def _write(self, step: int, state: State, metadata: State, then: Callable[[], None] | None) -> None:
         try:
             path = save(self._folder, step=step, tensors=self._copies, state=state, metadata=metadata)
             prune(self._folder, keep=self._keep, last_step=step)
             self._written(path, state)
+            if then is not None:
+                then()
         except UserError:
             self._failed()
             raise
@@ -317,8 +327,12 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Te
 
 def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     parameters = dict(model.named_parameters())
-    kinds = {key.partition(":")[0] for key in tensors}
-    if odd := tensors.keys() ^ {f"{kind}:{name}" for kind in kinds for name in parameters}:
+    expected: set[str] = set()
+    for group in optimizer.param_groups:  # each has state of its own kinds
+        names = {name for name, parameter in parameters.items() if any(parameter is one for one in group["params"])}
+        kinds = {kind for kind, _, name in (key.partition(":") for key in tensors) if name in names}
+        expected |= {f"{kind}:{name}" for kind in kinds for name in names}
+    if odd := tensors.keys() ^ expected:
         raise KeyError(f"the optimizer's state has too little or too much: {min(odd)}")
     positions = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state: dict[int, Tensors] = {}

@@ -208,8 +208,8 @@ def find(source: Path | str, *, which: str) -> Path:
     if not found and not run.exists() and str(source).count("/") == 1:
         return _from_hub(str(source))
     if not found:
-        kinds = "a run folder, a checkpoint, a .safetensors file or a Hub id (owner/name)"
-        hint = f"; `alexnet-dist convert {run} OUT.safetensors` reads pickled weights" if run.is_file() else ""
+        kinds = "a run folder, a checkpoint, a .safetensors file or a Hub id (owner/name[@REVISION])"
+        hint = f"; {weights.convert_command(run)} reads pickled weights" if run.is_file() else ""
         raise UserError(f"{run} holds no checkpoint: name {kinds}{hint}")
     by_name = {"best": checkpoint.best_of(found) or found[-1], "last": found[-1]}
     by_step = {str(int(path.name.rpartition("_")[2])): path for path in found}
@@ -222,13 +222,17 @@ def find(source: Path | str, *, which: str) -> Path:
 def _from_hub(repository: str) -> Path:
     """Return the network file of a published network, from the Hub's cache if it is there.
 
+    Args:
+        repository: owner/name, or owner/name@REVISION for another branch, tag or commit than `main`.
+
     Raises:
         UserError: there is none, or the Hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
 
+    name, _, revision = repository.partition("@")
     try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
+        return Path(hf_hub_download(name, "model.safetensors", revision=revision or None))
     except Exception as error:  # noqa: BLE001 - its client raises errors of several libraries
         fault = f"is neither here nor a network on the Hub that can be had ({first_line(error)})"
         raise UserError(f"{repository} {fault}") from None

@@ -132,7 +132,7 @@ def numbers(before: Weights, now: Weights) -> dict[str, float]:
     """Return the numbers of the kernels, such as `conv1_rel_change`.
 
     For each layer `rel_change` and `cosine` to the start over all of its weights, and over its kernels the number of
-    `dead` ones and the smallest, the median and the largest norm.
+    `dead` ones, the `signal` and the smallest, the median and the largest norm.
     """
     found: dict[str, float] = {}
     for layer in SHOWN_LAYERS:
@@ -141,6 +141,7 @@ def numbers(before: Weights, now: Weights) -> dict[str, float]:
             f"{layer}_rel_change": relative_change(start, weights),
             f"{layer}_cosine": float(torch.cosine_similarity(start.flatten(), weights.flatten(), dim=0)),
             f"{layer}_dead": num_dead(start, weights),
+            f"{layer}_signal": signal(start, weights),
             f"{layer}_norm_min": float(sizes.min()),
             f"{layer}_norm_median": float(sizes.median()),
             f"{layer}_norm_max": float(sizes.max()),
@@ -163,6 +164,17 @@ def num_dead(before: torch.Tensor, now: torch.Tensor) -> int:
     sizes = now.flatten(1).norm(dim=1)
     unmoved = (now == before).flatten(1).all(dim=1) & bool((now != before).any())
     return int(((sizes <= DEAD * sizes.median()) | unmoved).sum())
+
+
+def signal(before: torch.Tensor, now: torch.Tensor) -> float:
+    """Return the share of kernels, in [0, 1], whose learned part is larger than their draw: |now - before| > |before|.
+
+    |.| is the Euclidean norm over a kernel. In a picture of `now`, the draw covers the learned part of the others.
+    Weight decay alone comes to |before| at most and so never counts. The definition is this package's own, for each
+    kernel what tells lazy training for a network: weights that move by less than they began with (arXiv:1812.07956).
+    """
+    learned, draw = (part.flatten(1).norm(dim=1) for part in (now - before, before))
+    return float((learned > draw).double().mean())
 
 
 def _summary(layers: dict[str, KernelPictures]) -> Picture:

@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CURVES = ("global_step", "epoch", "train/loss", "train/epoch_loss", "val/loss", "val/top1")
+"""What is drawn of a record; the rest is forgotten at once, as records are many."""
 SHEET_COLUMNS = 8
 THUMBNAIL = 64  # pixels
 MOST_NUMBERED_CLASSES = 20  # above it, numbers in the cells of a confusion matrix cannot be read
 
 
-def save_curves(records: Sequence[dict[str, Any]], folder: Path, *, num_classes: int, split: str = "test") -> None:
+def save_curves(records: Iterable[dict[str, Any]], folder: Path, *, num_classes: int, split: str = "test") -> None:
     """Draw loss.png and accuracy.png from the lines of metrics.jsonl, with what guessing among the classes gives.
 
     The folder must exist.
     """
-    train = [record for record in records if "train/loss" in record]
-    evaluations = [record for record in records if "val/top1" in record]
+    needed = [{key: record[key] for key in CURVES if key in record} for record in records]
+    train = [record for record in needed if "train/loss" in record]
+    evaluations = [record for record in needed if "val/top1" in record]
     if not evaluations:
         return
     figure, axes = _figure(7, 4.2)

@@ -87,6 +87,7 @@ def test_a_part_of_a_package_that_is_not_installed_is_not_installed(monkeypatch)
     assert not loaders.is_installed("dali")
 
 
+@pytest.mark.slow
 def test_a_round_of_our_own_loader(tmp_path, monkeypatch):
     folder = photos(tmp_path / "photos", *(f"{'ab'[k % 2]}/{k}.jpg" for k in range(6)))
     out = tmp_path / "out"

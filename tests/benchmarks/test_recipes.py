@@ -7,6 +7,7 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -36,6 +37,7 @@ def finished(folder, epochs, **summary):
             "global_step": n,
             "val/top1": top1,
             "val/loss": 2.0,
+            recipes.SIGNAL: 0.75,
             "train/epoch_loss": 1.5,
             "perf/epoch_seconds": 7.0,
         }
@@ -52,6 +54,56 @@ def test_ablations_are_compared_with_the_first_row(tmp_path, monkeypatch):
     finished(recipes.change_folder("--seed 1"), [0.3, 0.4875], final_top1=0.4875)
     rows = recipes.change_table().splitlines()[-2:]
     assert rows == ["| none | 50.00% | +0.00 | 1.500 | 2.000 |", "| `--seed 1` | 48.75% | -1.25 | 1.500 | 2.000 |"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [(name, row) for name, (_, rows) in recipes.CANDIDATES.items() for row in rows]
+)
+def test_every_candidate_is_a_run_on_held_out_images_and_differs_from_its_first_row(name, change):
+    base, changes = recipes.CANDIDATES[name]
+    first, options = (config.parse(shlex.split(f"{base} {row} {recipes.RESUMABLE}")) for row in ("", change))
+    assert options.data.val_fraction == 0.1, "the test split is for the final recipes"
+    assert (options != first) == (change != "")
+    assert len({recipes.candidate_folder(name, row, 0) for row in changes}) == len(changes)
+
+
+def test_candidates_are_compared_with_the_first_row_on_the_seeds_that_both_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "RUNS", tmp_path)
+    monkeypatch.setattr(recipes, "CANDIDATES", {"photographs": ("--epochs 6", ("", "--a 1", "--b 2", "--c 3"))})
+    for change, results in {"": (0.5, 0.52), "--a 1": (0.55, 0.55, 0.7), "--b 2": (0.25,)}.items():
+        for seed, top1 in enumerate(results):
+            finished(recipes.candidate_folder("photographs", change, seed), [0.3, top1])
+    finished(recipes.candidate_folder("photographs", "--c 3", 0), [0.5], status="stopped")
+    rows = recipes.candidate_table("photographs").splitlines()[-3:]
+    assert rows == [
+        "| none | 0, 1 | 51.00 ± 1.41 % | +0.00 | 1.500 | 2.000 | 0.750 |",
+        "| `--a 1` | 0, 1, 2 | 60.00 ± 8.66 % | +4.00 | 1.500 | 2.000 | 0.750 |",
+        "| `--b 2` | 0 | 25.00 % | -25.00 | 1.500 | 2.000 | 0.750 |",
+    ]
+
+
+def test_candidates_are_run_seed_by_seed_and_written_up_with_conv1_at_each_size_of_its_draw(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(recipes, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys, "argv", ["recipes.py", "--photographs", "--data.dataset", "folder"])
+    order = []
+
+    def train(command, **_):
+        options = config.parse(command[2:])
+        order.append((options.seed, options.model.conv1_init_scale, options.data.dataset))
+        finished(options.out_dir, [0.5], final_top1=0.5)
+        figures = options.out_dir / "figures"
+        figures.mkdir()
+        Image.new("RGB", (8, 8)).save(figures / "conv1_now.png")
+        (options.out_dir / "checkpoints").mkdir()
+
+    monkeypatch.setattr(measuring, "subprocess", SimpleNamespace(run=train))
+    recipes.main()
+    assert order == [(seed, scale, "folder") for seed in (0, 1, 2) for scale in (1, 0.3, 0.1, 0.03)]
+    assert len((tmp_path / "results" / "photographs.md").read_text(encoding="utf-8").splitlines()) == 8
+    assert len(list((tmp_path / "results" / "photographs").glob("*.json"))) == 12
+    assert (tmp_path / "results" / "conv1_scales.png").stat().st_size > 5_000
+    assert not list((tmp_path / "runs").rglob("checkpoints")), "685 MB each"
 
 
 @pytest.mark.parametrize(("status", "runs"), [("finished", 0), ("stopped", 1)])

@@ -232,6 +232,7 @@ def test_gpu_tables(monkeypatch):
 # ---- with children --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_ranks_send_half_the_bytes_with_the_hook():
     found = communication.measure(communication.parse([*TINY, "--batches", "4", "2"]))
     full, half = found["variants"]
@@ -246,6 +247,7 @@ def test_two_ranks_send_half_the_bytes_with_the_hook():
     assert "| bf16 | 25 MB | 3 | 114.1 MB | 4 |" in communication.markdown(found)
 
 
+@pytest.mark.slow
 def test_train_py_runs_on_written_images(tmp_path):
     scaling.write_images(tmp_path / "images", 16)
     options = argparse.Namespace(images=[16], image_size=64, steps=1)

@@ -117,6 +117,7 @@ def test_logging_is_a_share_of_a_long_epoch():
     assert "take 2.02% of" in throughput.overheads.sentence(cost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lightning", "others"])
 def test_a_round_of_real_runs(name, tmp_path, monkeypatch):
     contenders = ["lightning"] if name == "lightning" else ["lecture", "accelerate", "alexnet_dist"]

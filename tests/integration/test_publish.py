@@ -213,6 +213,18 @@ def test_other_weights_take_the_place_of_the_first(hub, trained, tmp_path):
         path = trained / f"checkpoints/step_{step:08d}/ema.safetensors"
         assert found[branch]["model.safetensors"] == path.read_bytes()
     assert b"revision='sixth'" in found["sixth"]["README.md"]
+    line = f'alexnet_dist.load("{NAME}@sixth")'
+    assert line in found["sixth"]["README.md"].decode()
+    code = f"""\
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(SUPPORT)!r}]
+import tiny, torchvision
+import alexnet_dist
+torchvision.models.alexnet = tiny.tiny_alexnet
+print({line}.metadata["training"]["step"], alexnet_dist.load({NAME!r}).metadata["training"]["step"])
+"""
+    environment = {**without_hub(), **hub.environment(tmp_path / "elsewhere"), "HF_TOKEN": ""}
+    assert python(code, environment, folder=tmp_path).split() == ["6", "3"]
     assert len(model.commits) == 4, "the same once more is no commit"
 
 

@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+import warm
 import yaml
 from deadlines import deadline
 from PIL import Image
@@ -38,6 +39,7 @@ from alexnet_dist.config import parse
 from alexnet_dist.data import load
 from alexnet_dist.errors import UserError
 from alexnet_dist.models import alexnet as model
+from alexnet_dist.tracking import Console
 from alexnet_dist.training import eval_loop, metrics, optimizer, train_loop
 
 FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "right", "first_batch"} | {
@@ -269,6 +271,20 @@ def test_non_finite_step_is_never_taken(tmp_path, monkeypatch, place):
     assert not list((tmp_path / "bad" / "checkpoints").glob("*")), "evidence is nothing to continue from"
 
 
+def test_the_line_of_an_epoch_comes_when_its_records_and_checkpoint_are_on_the_disk(tmp_path, monkeypatch):
+    told = []
+
+    def look(_console, text):
+        if text.startswith("epoch "):
+            found = records(tmp_path / "run")
+            saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+            told.append((text.split()[1], max(r["epoch"] for r in found if "val/top1" in r), saved))
+
+    monkeypatch.setattr(Console, "print", look)
+    run(tmp_path / "run", "--epochs", "3", "--checkpoint.every-epochs", "2")
+    assert told == [("1/3", 1, []), ("2/3", 2, ["step_00000006"]), ("3/3", 3, ["step_00000006", "step_00000009"])]
+
+
 def test_collapse_is_reported(tmp_path, capsys):
     run(tmp_path / "run", "--epochs", "1", "--optim.lr", "1e-30")
     assert "THE NETWORK HAS LEARNED NOTHING" in capsys.readouterr().err
@@ -370,15 +386,26 @@ def test_real_network_by_the_command_line(tmp_path):
     torchvision.models.alexnet(num_classes=10).load_state_dict(state)
 
 
+MISTAKES = {
+    "./nowhere": ["--data.dataset", "./nowhere"],
+    "--data.batch-size": ["--data.dataset", "digits", "--data.batch-size", "9999"],
+    "none.safetensors": ["--data.dataset", "digits", "--model.weights", "none.safetensors"],
+    "/dev/null/x": ["--data.dataset", "digits", "--out-dir", "/dev/null/x"],
+}
+
+
 def test_user_mistakes_end_with_code_2_and_no_traceback():
-    for flags, words in (
-        (["--data.dataset", "./nowhere"], "./nowhere"),
-        (["--data.dataset", "digits", "--data.batch-size", "9999"], "--data.batch-size"),
-        (["--data.dataset", "digits", "--model.weights", "none.safetensors"], "none.safetensors"),
-        (["--data.dataset", "digits", "--out-dir", "/dev/null/x"], "/dev/null/x"),
-    ):
-        command = [sys.executable, "train.py", *flags, "--data.image-size", "64", "--log.trackers"]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=deadline(300))
+    """The first as a user types it; the others in processes that begin with torch imported."""
+    for number, (words, flags) in enumerate(MISTAKES.items()):
+        arguments = ["train.py", *flags, "--data.image-size", "64", "--log.trackers"]
+        if number == 0:
+            command = [sys.executable, *arguments]
+            ended = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=deadline(300)
+            )
+        else:
+            code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path('train.py', run_name='__main__')"
+            ended = warm.execute(code, *arguments, timeout=deadline(300))
         assert ended.returncode == 2, ended.stderr
         assert "Traceback" not in ended.stderr
         assert ended.stderr.startswith("error: ")

@@ -219,6 +219,26 @@ def test_weights_are_artifacts(tmp_path, which):
         assert version.files["model.safetensors"] == (path / "model.safetensors").read_bytes()
         assert len(json.loads(version.files["class_names.json"])) == 10
         assert b"load_state_dict" in version.files["README.md"]
+    assert large_files(folder / "run/wandb") == []
+
+
+def large_files(folder):
+    """Return what is as large as the network."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 1_000_000]
+
+
+def test_weights_of_an_offline_run_are_sent_from_its_checkpoints(tmp_path):
+    with faking("good") as server:
+        address = f"http://127.0.0.1:{server.port}"
+        folder = finished(tmp_path / "offline", address, "--wandb.artifacts", "final", mode="offline")
+        assert large_files(folder / "run/wandb") == []
+        environment = os.environ | {"WANDB_BASE_URL": address, "WANDB_API_KEY": KEY}
+        wandb = Path(sys.executable).with_name("wandb")
+        subprocess.run([wandb, "sync", folder / "run/wandb"], env=environment, check=True, capture_output=True)
+        versions = [artifact for artifact in server.artifacts if artifact.type == "model"]
+    last = checkpoint.checkpoints(folder / "run/checkpoints")[-1]
+    (latest,) = [version for version in versions if "latest" in version.aliases]
+    assert latest.files["model.safetensors"] == (last / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

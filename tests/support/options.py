@@ -4,12 +4,13 @@
 OPTIONS = """\
 epochs seed out_dir resume max_steps profile
 data.dataset data.config data.revision data.train_split data.eval_split data.image_column data.label_column
-data.fallback data.batch_size data.image_size data.fit data.crop_scale data.store data.stored_size data.threads
-data.verify data.limit data.val_fraction data.augment data.cutout data.mixup data.cutmix data.pca_color data.normalize
-data.cache_dir
-model.pretrained model.weights model.init model.dropout
-optim.name optim.nesterov optim.lr optim.scale_lr optim.schedule optim.step_epochs optim.warmup_epochs
-optim.weight_decay optim.decay_biases optim.clip_norm optim.label_smoothing optim.ema optim.accumulate
+data.fallback data.batch_size data.image_size data.fit data.crop_scale data.resized_crop data.store data.stored_size
+data.threads data.verify data.limit data.val_fraction data.augment data.cutout data.mixup data.cutmix data.pca_color
+data.normalize data.cache_dir
+model.pretrained model.weights model.init model.conv1_init_scale model.dropout
+optim.name optim.momentum optim.muon_layers optim.nesterov optim.lr optim.scale_lr optim.schedule optim.step_epochs
+optim.warmup_epochs optim.weight_decay optim.beta2 optim.decay_biases optim.clip_norm optim.label_smoothing optim.ema
+optim.accumulate
 runtime.precision runtime.cpu runtime.compile runtime.comm_hook runtime.probe_network
 runtime.timeout_seconds
 log.every_steps log.kernels_every_epochs log.conv2_kernel log.trackers

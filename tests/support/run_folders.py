@@ -41,7 +41,8 @@ def records_of(epochs, *, classes=CLASSES):
         ended |= {f"per_class/{name}": top1 for name in classes}
         for layer in LAYERS:
             ended |= {f"kernels/{layer}_rel_change": 0.1 * epoch, f"kernels/{layer}_cosine": 0.99}
-            ended |= {f"kernels/{layer}_dead": 3, f"kernels/{layer}_norm_min": 0.25}
+            ended |= {f"kernels/{layer}_dead": 3, f"kernels/{layer}_signal": 0.25}
+            ended |= {f"kernels/{layer}_norm_min": 0.25}
             ended |= {f"kernels/{layer}_norm_median": 0.5, f"kernels/{layer}_norm_max": 0.75}
         records.append(ended)
     return records

@@ -134,12 +134,12 @@ def test_nothing_secret_is_in_it():
     assert not re.search(r"key|token|secret|password|credential", JOINED, re.IGNORECASE)
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "README.md", "docs/start.md", "launch/kubernetes.yaml"])
+@pytest.mark.parametrize("name", ["Dockerfile", "docs/start.md", "launch/kubernetes.yaml"])
 def test_the_commands_that_are_shown(name):
     (build,) = examples(name, "docker build")
     assert build == ["docker", "build", "-t", IMAGE, "."]
     runs = examples(name, "docker run")
-    assert len(runs) == {"Dockerfile": 2, "README.md": 1, "docs/start.md": 1}.get(name, 0)
+    assert len(runs) == {"Dockerfile": 2, "docs/start.md": 1}.get(name, 0)
     for words in runs:
         command, *options = words[words.index(IMAGE) + 1 :]
         assert command in COMMANDS

@@ -19,3 +19,9 @@ def test_each_ending_has_its_own_exit_code():
 )
 def test_another_librarys_error_is_quoted_in_one_line(error, line):
     assert errors.first_line(error) == line
+
+
+def test_printable_names():
+    assert errors.printable("plain/caf\u00e9.png") == "plain/caf\u00e9.png"
+    assert errors.printable("caf\udce9.png") == r"caf\xe9.png"
+    errors.printable("\udce9\udcff").encode()

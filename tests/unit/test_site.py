@@ -50,7 +50,7 @@ def test_every_option_of_train_is_in_the_reference_with_type_default_and_help():
     assert all(row.type and row.help for row in rows)
     by_flag = {row.flag: row for row in rows}
     assert by_flag["--data.batch-size"][1:3] == ("integer", "`256`")
-    assert by_flag["--optim.name"].type == "`adam`, `adamw`, `sgd`, `lars`, `lamb`"
+    assert by_flag["--optim.name"].type == "`adam`, `adamw`, `sgd`, `lars`, `lamb`, `muon`"
     assert by_flag["--data.no-augment` or `--data.augment"].default == "on"
 
 

@@ -3,6 +3,9 @@
 import argparse
 import errno
 import os
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,12 +99,42 @@ def test_files_of_old_versions_of_torch(tmp_path, state):
     assert equal(converted(tmp_path, state, name="in.pth.tar", _use_new_zipfile_serialization=False), state)
 
 
-def test_a_wrappers_safetensors_file(tmp_path, state):
-    safetensors.torch.save_file(prefixed(state, "module."), tmp_path / "in.safetensors")
-    with pytest.raises(UserError, match=r"begin with module\..*`alexnet-dist convert FILE OUT.safetensors`"):
-        classifier.load(tmp_path / "in.safetensors")
-    convert.main([str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors")], prog="convert")
-    assert equal(safetensors.torch.load_file(tmp_path / "out.safetensors"), state)
+OTHERS = {  # by file name: what it holds, and what the message has to name
+    "my checkpoint.pth.tar": (CHECKPOINTS["Accelerate example"], "Pickled"),
+    "DDP, 2 ranks.safetensors": (lambda state: prefixed(state, "module."), "begin with module. as"),
+    "it's compiled.safetensors": (lambda state: prefixed(state, "_orig_mod."), "begin with _orig_mod. as"),
+    "distilled.safetensors": (lambda state: prefixed(state, "student.net."), "begin with student.net. as"),
+    "average.safetensors": (
+        lambda state: prefixed(state, "module.") | {"n_averaged": torch.tensor(3)},
+        "begin with module. as",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_where_weights_are_taken_the_command_that_helps_is_named_and_works(tmp_path, monkeypatch, capsys, state, name):
+    monkeypatch.chdir(tmp_path)
+    make, words = OTHERS[name]
+    (safetensors.torch.save_file if name.endswith(".safetensors") else torch.save)(make(state), name)
+    said = []
+    for command, more in (("evaluate", []), ("predict", ["a.jpg"]), ("features", ["a.jpg", "--out", "a.safetensors"])):
+        with pytest.raises(SystemExit) as end:
+            main([command, name, *more])
+        assert end.value.code == 2
+        said.append(capsys.readouterr().err)
+    for call in (classifier.load, lambda path: weights.starting_weights(ModelConfig(weights=Path(path)))):
+        with pytest.raises(UserError) as refusal:
+            call(name)
+        said.append(str(refusal.value))
+    for message in said:
+        assert words.lower() in message.lower()
+    (recipe,) = {re.search("`(.*?)`", message)[1] for message in said}
+    program, *arguments = shlex.split(recipe)
+    assert program == "alexnet-dist"
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 0
+    assert equal(safetensors.torch.load_file("OUT.safetensors"), state)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

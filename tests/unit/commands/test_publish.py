@@ -97,6 +97,7 @@ def test_weights_that_were_not_evaluated_claim_nothing(trained, tmp_path, source
 @pytest.mark.usefixtures("narrow")
 def test_a_licence_is_claimed_if_it_is_given(trained, tmp_path):
     assert front_matter(dry_run(trained, tmp_path / "made", "--license", "cc-by-4.0"))["license"] == "cc-by-4.0"
+    assert "license" not in front_matter(dry_run(trained, tmp_path / "without"))
 
 
 @pytest.mark.usefixtures("narrow")

@@ -1,5 +1,6 @@
 """The cards of a run, its epoch lines and its summary."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from alexnet_dist.commands import run_summary
-from alexnet_dist.config import Config, DataConfig, OptimConfig
+from alexnet_dist.config import Config, DataConfig, ModelConfig, OptimConfig
 from alexnet_dist.distributed.hardware import Hardware
 from alexnet_dist.distributed.precision import Precision
 from alexnet_dist.training.lr_schedule import LearningRate
@@ -108,6 +109,18 @@ def test_run_card(dataset, network):
         "tracking": "W&B offline",
         "run folder": "runs/a (begins)",
     }
+
+
+def test_run_card_tells_the_size_of_conv1s_draw_where_it_was_drawn_so():
+    scaled = ModelConfig(conv1_init_scale=0.1)
+    loaded = dataclasses.replace(scaled, weights=Path("w.safetensors"))
+    words = [run_summary._conv1(model) for model in (ModelConfig(), scaled, loaded)]
+    assert words == ["", ", conv1 drawn at 0.1 of its usual size", ""]
+
+
+def test_the_input_of_a_run_card_tells_random_resized_crops_of_enlarged_images():
+    words = run_summary._augmentation(DataConfig(resized_crop=0.6, cutout=0), "enlarge")
+    assert words == "random resized crops from 0.6 of the area and mirrored"
 
 
 def test_run_card_of_another_run(dataset, network):

@@ -33,13 +33,39 @@ def test_crop_and_flip_equal_padding_and_slicing():
         assert torch.equal(ours[index].float(), expected.flip(-1) if flip else expected)
 
 
-@pytest.mark.parametrize("change", [{}, {"cutout": 0.5}, {"mix": "mixup"}, {"mix": "cutmix"}], ids=str)
+def test_resized_crops_are_boxes_enlarged_by_bilinear_interpolation():
+    made = make(num_images=200, crops=0.6)
+    images, draws = images_of(200), made.draws(0)
+    ours = made(images, draws)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    pixels = torch.arange(32) + 0.5
+    for image, found, row in zip(images, ours, draws, strict=True):
+        top, left, height, width = (row[-4:] / 256).tolist()
+        assert 0.59 < height * width / 32**2 <= 1
+        assert min(top, left) >= 0
+        assert max(top + height, left + width) <= 32
+        rows, columns = ((first + pixels * side / 32) / 16 - 1 for first, side in ((top, height), (left, width)))
+        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=2)
+        expected = F.grid_sample(image[None].float(), grid[None], padding_mode="border", align_corners=False)[0]
+        torch.testing.assert_close(found.float(), expected.flip(-1) if row[FLIP] else expected, rtol=0, atol=2.5)
+
+
+def test_resized_crops_leave_other_numbers_as_they_are_and_change_with_the_epoch():
+    usual, resized = make(cutout=0.25, mix="cutmix").draws(1), make(cutout=0.25, mix="cutmix", crops=0.6).draws(1)
+    assert torch.equal(usual[:, 2:], resized[:, 2:10])
+    assert not torch.equal(resized[:, -4:], make(crops=0.6).draws(0)[:, -4:])
+    assert (resized[:, -4:] % 256 != 0).any(), "boxes begin and end within pixels"
+
+
+@pytest.mark.parametrize("change", [{}, {"cutout": 0.5}, {"mix": "mixup"}, {"mix": "cutmix"}, {"crops": 0.6}], ids=str)
 def test_draws_depend_on_seed_and_epoch_alone(change):
     first = make(**change).draws(0)
     assert torch.equal(first, make(**change).draws(0))
     assert not torch.equal(first, make(**change).draws(1))
     assert not torch.equal(first, make(**change, seed=1).draws(0))
-    assert torch.equal(first[:, CROP], make().draws(0)[:, CROP]), "one part's numbers do not shift another's"
+    assert change.get("crops") or torch.equal(first[:, CROP], make().draws(0)[:, CROP]), (
+        "one part's numbers do not shift another's"
+    )
 
 
 def test_draws_cover_their_range():
@@ -115,7 +141,7 @@ def test_a_whole_share_leaves_an_image_alone():
 
 
 def test_photographs_are_flipped_and_not_shifted():
-    images, photos = images_of(200), make(num_images=200, crops=False)
+    images, photos = images_of(200), make(num_images=200, crops=None)
     draws = photos.draws(0)
     assert not draws[:, CROP].any()
     assert torch.equal(draws[:, FLIP], make(num_images=200).draws(0)[:, FLIP])

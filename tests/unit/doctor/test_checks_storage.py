@@ -142,7 +142,9 @@ def test_wandb(monkeypatch, web):
     assert_says(checks_storage.wandb(online, {}, records=True), "error", "needs a login")
     assert_says(checks_storage.wandb(parse(["--wandb.mode", "offline"]), {}, records=True), "ok", "offline (asked for)")
     assert_says(checks_storage.wandb(parse(["--log.trackers"]), {}, records=True), "ok", "not used")
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
+    slash = parse(["--wandb.project", "a/b"])
+    assert_says(checks_storage.wandb(slash, {}, records=True), "error", "--wandb.project a/b: W&B takes none of")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 3 + "and-a-secret")
     result = checks_storage.wandb(Config(), {"WANDB_BASE_URL": web}, records=True)
     assert_says(result, "ok", "online (WANDB_API_KEY)")
     assert "secret" not in result.message

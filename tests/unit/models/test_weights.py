@@ -84,12 +84,14 @@ def test_a_file_cut_short_is_not_taken_for_a_pickle(tmp_path):
 @pytest.mark.parametrize(
     ("names", "prefix"),
     [
-        (["module.a", "module.b"], "module."),
-        (["model._orig_mod.module.a"], "model._orig_mod.module."),
-        (["module.module.a", "module.b"], "module."),
-        (["module.a", "b"], ""),
-        (["module.a", "model.a"], ""),
-        (["module."], "module."),
+        (["module.features.0.weight", "module.classifier.6.bias"], "module."),
+        (["model._orig_mod.module.features.0.weight"], "model._orig_mod.module."),
+        (["net.features.0.weight", "net.extra"], "net."),
+        (["n_averaged", "module.features.0.weight"], "module."),
+        (["module.features.0.weight", "loss.weight"], ""),
+        (["features.0.weight", "features.0.bias"], ""),
+        (["module.conv1.weight"], ""),
+        (["my_features.0.weight"], ""),
         ([], ""),
     ],
 )

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 from PIL import Image
-from run_folders import EPOCH_PICTURES, add_right_answers, make_run, page_of, pixel, records_of
+from run_folders import EPOCH_PICTURES, Page, add_right_answers, make_run, page_of, pixel, records_of
 
+from alexnet_dist.report import page as report
 from alexnet_dist.text import NBSP
 
 
@@ -41,6 +42,36 @@ def test_many_epochs_are_thinned_and_said_to_be(tmp_path):
     assert "60 of 75 epochs with pictures are shown, evenly spaced" in page.text
     assert len(page.traces("accuracy")[0]["x"]) == 75, "the curves have all"
     assert "25 of 75 places" in page.text
+
+
+def noisy_run(folder, *, epochs, best):
+    """Write the folder of a run with an accuracy that is best at one epoch, and kernels that cannot be compressed."""
+    make_run(folder, epochs=epochs)
+    records = records_of(epochs)
+    for record in records:
+        if "val/top1" in record:
+            record["val/top1"] = 0.9 if record["epoch"] == best else 0.5
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    rng = np.random.default_rng(0)
+    for path in folder.glob("figures/epoch_*/*.png"):
+        Image.fromarray(rng.integers(0, 256, (80, 100, 3), np.uint8)).save(path)
+    return folder
+
+
+def test_the_page_stays_below_8_mb_with_the_first_the_last_and_the_best_epoch(tmp_path):
+    page = page_of(noisy_run(tmp_path / "run", epochs=50, best=17))
+    shown = [int(frame["value"].split()[1]) for frame in page.data["player"]["frames"]]
+    assert 7e6 < len(page.source.encode()) < 8e6
+    assert {1, 17, 50} <= set(shown)
+    assert 10 < len(shown) < 50
+    assert f"{len(shown)} of 50 epochs with pictures are shown, evenly spaced, and the best" in page.text
+
+
+def test_runs_compared_share_the_room(tmp_path):
+    folders = [noisy_run(tmp_path / name, epochs=20, best=1) for name in "ab"]
+    page = Page(report.write(*folders, out=tmp_path / "both.html"))
+    assert len(page.source.encode()) < 8e6
+    assert len(page.data["player"]["frames"]) > 3
 
 
 def test_pictures_of_epochs_that_a_resumed_run_has_not_reached_again(tmp_path):

@@ -6,6 +6,8 @@ import re
 import pytest
 from run_folders import make_run, page_of, records_of
 
+from alexnet_dist.report import read_run
+
 
 @pytest.mark.parametrize(
     ("status", "words"),
@@ -85,3 +87,15 @@ def test_damaged_files_cost_their_part_alone(name, content, tmp_path):
     page = page_of(folder)
     assert page.all("h1")
     assert "NaN" not in json.dumps(page.data)
+
+
+def test_of_many_records_all_epochs_ends_and_evenly_spaced_steps_are_kept():
+    ends = [{"global_step": 100 * epoch, "epoch": epoch, "val/top1": 0.5} for epoch in range(1, 201)]
+    steps = [{"global_step": step, "epoch": 1 + (step - 1) // 100} for step in range(1, 20_001)]
+    found = read_run.thinned(sorted(steps + ends, key=lambda record: (record["global_step"], "val/top1" in record)))
+    assert [record for record in found if "val/top1" in record] == ends
+    kept = [record["global_step"] for record in found if "val/top1" not in record]
+    assert kept == [*range(1, 20_001, 4), 20_000], "the last too"
+    assert found[-2:] == [steps[-1], ends[-1]]
+    few = [*steps[:6_000], {"epoch": 3}, {"global_step": "3", "epoch": 1}]
+    assert read_run.thinned(few) == steps[:6_000]

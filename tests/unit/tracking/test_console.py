@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from alexnet_dist.tracking import console
 from alexnet_dist.tracking.console import Console
 
@@ -82,6 +84,27 @@ def test_progress_bar_on_a_terminal(monkeypatch, capsys):
     assert screen._bar is None
     assert bar.disable, "closed"
     assert capsys.readouterr().out == ""
+
+
+class Broken(Terminal):
+    """A terminal or pipe that is gone, or a file on a full disk."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, _text):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "full"), ValueError("closed file")])
+def test_printing_ends_no_run(monkeypatch, error):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Broken(error))
+    drive(Console(enabled=True))
 
 
 def test_a_card_lines_up(capsys):

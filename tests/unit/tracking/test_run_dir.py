@@ -154,8 +154,8 @@ def test_a_recorded_configuration_that_cannot_be_read(content, tmp_path):
 
 def test_online_without_login_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(UserError, match="wandb login"):
-        wandb_tracker.check_login(config_for(tmp_path, log=LogConfig(), wandb=WandbConfig(mode="online")))
-    wandb_tracker.check_login(config_for(tmp_path, wandb=WandbConfig(mode="online")))  # W&B is no tracker: no matter
+        wandb_tracker.check(config_for(tmp_path, log=LogConfig(), wandb=WandbConfig(mode="online")))
+    wandb_tracker.check(config_for(tmp_path, wandb=WandbConfig(mode="online")))  # W&B is no tracker: no matter
 
 
 # ---- choosing a folder ----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from run_logs import BLACK, KEY, config_for, lines_of, offline, record, start
 from alexnet_dist import config as configuration
 from alexnet_dist.config import LogConfig, OptimConfig, WandbConfig
 from alexnet_dist.errors import UserError
-from alexnet_dist.tracking import run_logger, wandb_tracker
+from alexnet_dist.tracking import run_dir, run_logger, wandb_tracker
 from alexnet_dist.tracking.run_logger import Worker
 from alexnet_dist.tracking.tracker import Media, Tracker
 
@@ -36,7 +36,7 @@ def test_records_are_the_lines_of_metrics_jsonl(tmp_path):
         log.log(one)
         assert lines_of(log.folder)[-1] == one, "on the disk at once, for whoever watches"
     log.close()
-    assert lines_of(log.folder) == log.records == given
+    assert lines_of(log.folder) == list(run_dir.records(log.folder / "metrics.jsonl")) == given
     assert (log.folder / "metrics.jsonl").read_text().endswith("}\n")
 
 
@@ -70,20 +70,35 @@ def test_resuming_cuts_later_records_and_a_torn_line(tmp_path):
         file.write('{"global_step": 2, "epoch": 1, "train/lo')  # killed while writing
     again = start(tmp_path / "run", step=2)
     kept = [record(1, **{"train/loss": 1.0}), record(2, **{"train/loss": 2.0})]
-    assert again.records == lines_of(again.folder) == kept
+    assert lines_of(again.folder) == kept
     again.log(record(3, **{"train/loss": 33.0}))
     assert lines_of(again.folder) == [*kept, record(3, **{"train/loss": 33.0})]
 
 
-def test_resuming_skips_lines_that_are_no_records(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('[1]\n3\n\n{"epoch": 1}\n{"global_step": 1, "epoch": 1}\n\x00\x00\x00')
-    assert start(tmp_path, step=5).records == [{"global_step": 1, "epoch": 1}]
+def test_lines_that_are_no_records_are_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('[1]\n3\n\n{"epoch": 1}\n{"global_step": 1, "epoch": 1}\n{"global_step": 2, "ep\x00\x00\x00')
+    start(tmp_path, step=5)
+    assert path.read_text().endswith('"epoch": 1}\n'), "what a kill has torn is cut off"
+    assert list(run_dir.records(path)) == [{"global_step": 1, "epoch": 1}]
+
+
+def test_the_last_records_are_found_without_reading_all(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f"{json.dumps(record(step))}\n" for step in range(1, 5_001)))
+    read = []
+    monkeypatch.setattr(run_dir.json, "loads", lambda line, loads=json.loads: (read.append(line), loads(line))[1])
+    assert run_dir.cut_records(path, last_step=4_990, most=3) == [record(step) for step in (4_988, 4_989, 4_990)]
+    assert len(read) == 10 + 3, "a start would take ever longer"
+    monkeypatch.undo()
+    assert lines_of(tmp_path) == [record(step) for step in range(1, 4_991)]
+    assert run_dir.cut_records(path, last_step=9_999, most=9_999) == lines_of(tmp_path)
 
 
 def test_a_run_that_begins_anew_keeps_no_old_records(tmp_path):
     first = start(tmp_path / "run")
     first.log(record(1))
-    assert start(tmp_path / "run", step=0).records == []
+    start(tmp_path / "run", step=0)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
 
 
@@ -95,7 +110,6 @@ def test_other_ranks_write_nothing(tmp_path):
     log.mark_preempted("SIGTERM", requeue=True)
     log.close()
     assert not (tmp_path / "run").exists()
-    assert log.records == []
     assert log.tracking == "none"
 
 

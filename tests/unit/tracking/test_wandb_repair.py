@@ -45,6 +45,7 @@ def test_parts_of_a_killed_run_are_mended(tmp_path, spy):
         (wandb_folder / name / "run-a.wandb").write_bytes(content)
     (wandb_folder / "latest-run").symlink_to(wandb_folder / "offline-run-1-a")
     (wandb_folder / "unfinished").touch()
+    (wandb_folder / "run_id").write_text("a")
     offline(tmp_path / "run").close()
     left = {path.parent.name: path.read_bytes() for path in wandb_folder.glob("*run-*/run-*.wandb")}
     assert left == {"run-2-a": torn[: ends[0]], "offline-run-3-a": whole}

@@ -37,7 +37,8 @@ MODES = [  # asked for, WANDB_MODE, login -> mode, reason
     ("auto", "offline", True, "offline", "WANDB_MODE"),
     ("auto", "Disabled", True, "disabled", "WANDB_MODE"),
     ("auto", "", True, "online", "WANDB_API_KEY"),
-    ("auto", "nonsense", False, "offline", "no login: wandb login"),
+    ("auto", "run", True, "online", "WANDB_MODE"),
+    ("auto", "dryrun", True, "offline", "WANDB_MODE"),
     ("online", None, True, "online", "asked for"),
     ("online", "disabled", True, "online", "asked for"),
     ("offline", None, True, "offline", "asked for"),
@@ -54,6 +55,18 @@ def test_wandb_mode(case, monkeypatch):
     if login:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert wandb_tracker.wandb_mode(WandbConfig(mode=asked)) == (mode, reason)
+
+
+def test_WANDB_DISABLED_disables(monkeypatch):  # noqa: N802 - the variable's name
+    """Transformers know it; wandb itself does not."""
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    assert wandb_tracker.wandb_mode(WandbConfig()) == ("disabled", "WANDB_DISABLED")
+    assert wandb_tracker.wandb_mode(WandbConfig(mode="offline"))[0] == "offline"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_tracker.wandb_mode(WandbConfig())[0] == "offline"
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_DISABLED", "false")
+    assert wandb_tracker.wandb_mode(WandbConfig())[0] == "offline"
 
 
 @pytest.mark.parametrize(("asked", "variable"), [("online", None), ("auto", "online"), ("online", "offline")])
@@ -161,6 +174,40 @@ def test_an_offline_run(tmp_path):
     again.close()
     assert (folder / "wandb" / "run_id").read_text() == run_id
     assert {path.name for path in (folder / "wandb").glob("offline-run-*/run-*.wandb")} == {f"run-{run_id}.wandb"}
+
+
+def test_WANDB_DIR_takes_wandbs_files(tmp_path, monkeypatch):  # noqa: N802 - the variable's name
+    """They are found again there, among those of other runs."""
+    place = tmp_path / "all"
+    place.mkdir()
+    other = place / "wandb" / "offline-run-1-other" / "run-other.wandb"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"torn")
+    monkeypatch.setenv("WANDB_DIR", str(place))
+    log = offline(tmp_path / "run")
+    log.log(record(1))
+    run_id = (tmp_path / "run" / "wandb" / "run_id").read_text()
+    (made,) = (place / "wandb").glob(f"offline-run-*-{run_id}")
+    assert log.tracking.endswith(f"later: wandb sync {place}/wandb/*run-*-{run_id}")
+    log.close()
+    assert not list((tmp_path / "run" / "wandb").glob("*run-*"))
+    part = made / f"run-{run_id}.wandb"
+    whole = part.read_bytes()
+    part.write_bytes(whole + b"a part of a record")
+    (tmp_path / "run" / "wandb" / "unfinished").touch()  # killed
+    offline(tmp_path / "run", step=1).close()
+    assert part.read_bytes() == whole
+    assert other.read_bytes() == b"torn"
+
+
+def test_a_run_that_must_be_there_and_is_not_is_the_users_matter(tmp_path, spy, monkeypatch):
+    del spy
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_RESUME", "must")
+    wandb.init.side_effect = wandb.errors.UsageError("resume='must' but could not resume")
+    with pytest.raises(UserError, match="W&B refuses this run: resume='must' but could not resume"):
+        offline(tmp_path / "run", wandb=WandbConfig(mode="online"))
+    assert wandb.init.call_args.kwargs["resume"] == "must"
 
 
 def test_a_run_is_described_to_wandb(tmp_path, spy):
@@ -273,6 +320,28 @@ def test_weights_become_an_artifact(tmp_path, spy):
     assert set(artifact.manifest.entries) == {"model.safetensors", "README.md", "class_names.json"}
     assert artifact.metadata == {"epoch": 2}
     assert call.kwargs == {"aliases": ["best", "latest"]}
+
+
+@pytest.mark.parametrize("wish", ["final", "all"])
+def test_weights_that_stay_are_not_copied(tmp_path, spy, monkeypatch, wish):
+    spy.id = "abc"
+    monkeypatch.chdir(tmp_path)
+    Path("model.safetensors").write_bytes(b"weights")
+    log = offline(tmp_path / "run", wandb=WandbConfig(mode="offline", artifacts=wish))
+    log.publish(weights(Path("model.safetensors")))
+    log.close()
+    entry = spy.log_artifact.call_args.args[0].manifest.entries["model.safetensors"]
+    assert (entry.local_path == str(tmp_path / "model.safetensors")) == (wish == "final"), "others are soon pruned"
+    assert entry.skip_cache, "or a copy stays behind when they are sent"
+
+
+def test_an_artifacts_name_is_one_that_wandb_takes(tmp_path, spy):
+    spy.id = "i" * 64
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    log = offline(tmp_path / "run")
+    log.publish(weights(tmp_path / "model.safetensors", data_name=f"café {'d' * 82}"))
+    log.close()
+    assert spy.log_artifact.call_args.args[0].name == f"alexnet-caf-{'d' * 51}-{'i' * 64}"
 
 
 def test_weights_that_are_gone_meanwhile_cost_nothing_else(tmp_path, spy, caplog):

@@ -13,6 +13,7 @@ import torch
 from checkpoints import evaluated, network, save, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import deep_network
 from places import ROOT
 from torch import nn
 
@@ -38,6 +39,42 @@ def test_training_goes_on_to_the_bit_after_save_and_load(tmp_path, name):
         assert ours.stride() == theirs.stride()
     for parameter, state in fresh_optimizer.state.items():
         assert all(value.stride() == parameter.stride() for key, value in state.items() if key.startswith("exp_avg"))
+
+
+def test_muon_goes_on_to_the_bit_after_save_and_load(tmp_path):
+    """Its hidden layers have a momentum, and all else has AdamW's state."""
+
+    def steps(model, optimizer, seed):
+        for images in torch.randn(3, 5, 2, 4, 4, generator=torch.Generator().manual_seed(seed)):
+            model(images).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    config = OptimConfig(name="muon", lr=0.01)
+    model, fresh = deep_network(), deep_network(seed=1)
+    optimizer, fresh_optimizer = optimizer_module.build(model, config), optimizer_module.build(fresh, config)
+    steps(model, optimizer, seed=0)
+    path = save(tmp_path, model=model, optimizer=optimizer)
+    checkpoint.load(path, model=fresh, optimizer=fresh_optimizer, ema=None)
+    steps(model, optimizer, seed=1)
+    steps(fresh, fresh_optimizer, seed=1)
+    assert all(torch.equal(mine, other) for mine, other in zip(model.parameters(), fresh.parameters(), strict=True))
+    for mine, other in zip(model.parameters(), fresh.parameters(), strict=True):
+        state, again = optimizer.state[mine], fresh_optimizer.state[other]
+        assert state.keys() == again.keys()
+        assert all(torch.equal(value, again[kind]) for kind, value in state.items())
+
+
+def test_state_that_lacks_a_parameter_of_a_group_is_refused(tmp_path):
+    model = deep_network()
+    optimizer = optimizer_module.build(model, OptimConfig(name="muon"))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    del optimizer.state[model[2].weight]["momentum_buffer"]
+    path = save(tmp_path, model=model, optimizer=optimizer)
+    with pytest.raises(UserError, match=r"momentum_buffer:2\.weight"):
+        checkpoint.load(path, model=model, optimizer=optimizer, ema=None)
 
 
 def test_contents_are_what_the_contract_says(tmp_path):
@@ -220,6 +257,16 @@ def test_saver_writes_what_save_writes(tmp_path):
     written = tmp_path / "b" / expected.name
     assert sorted(path.name for path in written.iterdir()) == sorted(path.name for path in expected.iterdir())
     assert all((written / path.name).read_bytes() == path.read_bytes() for path in expected.iterdir())
+
+
+def test_what_follows_a_save_finds_it_on_the_disk(tmp_path):
+    model, optimizer = trained()
+    background, found = saver(tmp_path), []
+    tensors = checkpoint.tensors_of(model, optimizer, None)
+    look = lambda: found.append(checkpoint.newest(tmp_path)[0].name)  # noqa: E731 - what is checked
+    background.save(step=7, tensors=tensors, state={}, metadata={}, then=look)
+    background.wait()
+    assert found == ["step_00000007"]
 
 
 def test_training_goes_on_while_the_saver_writes_and_does_not_change_what_it_writes(tmp_path, monkeypatch):

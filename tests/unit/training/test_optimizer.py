@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from networks import small_network
+from networks import deep_network, small_network
 
 from alexnet_dist.config import OptimConfig
 from alexnet_dist.training import optimizer as optimizer_module
@@ -29,13 +29,13 @@ def unfused(network, config):
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=False, foreach=False)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    return kind(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, fused=False, foreach=False)
+    return kind(groups, lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, fused=False, foreach=False)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_steps_equal_those_of_torchs_unfused_optimizer(name, weight_decay):
-    config = OptimConfig(name=name, lr=1e-2, weight_decay=weight_decay)
+@pytest.mark.parametrize(("weight_decay", "beta2"), [(0.0, 0.999), (0.1, 0.999), (0.1, 0.9)])
+def test_steps_equal_those_of_torchs_unfused_optimizer(name, weight_decay, beta2):
+    config = OptimConfig(name=name, lr=1e-2, weight_decay=weight_decay, beta2=beta2)
     ours = small_network()
     theirs, start = copy.deepcopy(ours), copy.deepcopy(ours)
     train(ours, optimizer_module.build(ours, config))
@@ -100,6 +100,57 @@ def test_lamb_by_hand():
         torch.testing.assert_close(mine, by_hand, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("layers", ["convolutions", "hidden"])
+@pytest.mark.parametrize("momentum", [None, 0.8])
+def test_muon_is_torchs_for_hidden_layers_as_matrices_and_adamw_for_the_rest(layers, momentum):
+    config = OptimConfig(name="muon", lr=0.02, weight_decay=0.1, muon_layers=layers, momentum=momentum)
+    ours, theirs = deep_network(), deep_network()
+    optimizer = optimizer_module.build(ours, config)
+    turned = [theirs[2].weight, theirs[5].weight][: 2 if layers == "hidden" else 1]
+    matrices = [torch.nn.Parameter(weight.detach().flatten(1).clone()) for weight in turned]
+    rest = [value for value in theirs.parameters() if all(value is not weight for weight in turned)]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1]},
+        {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=0.02, weight_decay=0.1)
+    settings = {"momentum": momentum or 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, **settings)
+    start = copy.deepcopy(ours.state_dict())
+    for images in torch.randn(4, 5, 2, 4, 4, generator=torch.Generator().manual_seed(1)):
+        for network in (ours, theirs):
+            network.zero_grad()
+            network(images).square().sum().backward()
+        optimizer.step()
+        for matrix, weight in zip(matrices, turned, strict=True):
+            matrix.grad = weight.grad.flatten(1)
+        muon.step()
+        adamw.step()
+        with torch.no_grad():
+            for matrix, weight in zip(matrices, turned, strict=True):
+                weight.copy_(matrix.view(weight.shape))
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
+        assert (mine - start[name]).abs().max() > 0.02, name
+
+
+def test_muon_takes_no_step_where_it_is_blocked():
+    network = deep_network()
+    optimizer = optimizer_module.build(network, OptimConfig(name="muon", lr=0.5))
+    for gradient, blocked in ((0.5, 0.0), (torch.nan, 1.0), (torch.inf, 1.0)):
+        before = copy.deepcopy((network.state_dict(), optimizer.state_dict()["state"]))
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        optimizer.found_inf = torch.full((), blocked)
+        optimizer.step()
+        same = [torch.equal(value, before[0][key]) for key, value in network.state_dict().items()]
+        assert set(same) == {blocked == 1}
+    after = optimizer.state_dict()["state"]
+    assert all(
+        torch.equal(value, before[1][key][kind]) for key, kinds in after.items() for kind, value in kinds.items()
+    )
+
+
 @pytest.mark.parametrize("name", ["lars", "lamb"])
 def test_trust_ratios_leave_alone_what_is_zero_or_blocked(name):
     network = small_network()
@@ -139,10 +190,12 @@ def test_groups_partition_the_parameters(name):
     assert decaying == {id(parameter) for parameter in network.parameters() if parameter.ndim > 1}
 
 
-@pytest.mark.parametrize(("name", "decay"), [("adam", 0), ("adamw", 0.5), ("sgd", 0), ("lars", 0), ("lamb", 0)])
+@pytest.mark.parametrize(
+    ("name", "decay"), [("adam", 0), ("adamw", 0.5), ("sgd", 0), ("lars", 0), ("lamb", 0), ("muon", 0.5)]
+)
 def test_decay_that_suits_one_optimizer_is_not_another_ones_default(name, decay):
     groups = optimizer_module.build(small_network(), OptimConfig(name=name)).param_groups
-    assert [group["weight_decay"] for group in groups] == [decay, 0.0]
+    assert [group["weight_decay"] for group in groups] == [decay, 0.0, decay][: len(groups)]
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

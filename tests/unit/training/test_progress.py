@@ -83,3 +83,25 @@ def test_checkpoints_are_saved_in_mid_epoch_and_not_before_an_evaluation():
 
 def test_records_are_due_at_multiples():
     assert [step for step in range(1, 13) if PLAN.records_at(Progress(step=step))] == [4, 8, 12]
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def drawn(epochs, plan=PLAN):
+    return [epoch for epoch in range(1, epochs + 1) if plan.draws_at(epoch)]
+
+
+def test_every_epoch_has_pictures_while_they_are_few_and_then_ever_fewer():
+    assert drawn(30) == list(range(1, 31))
+    assert drawn(120) == [*range(1, 31), *range(32, 61, 2), *range(64, 121, 4)]
+    assert [len(drawn(epochs)) for epochs in (100, 1_000, 10_000)] == [55, 105, 154]
+
+
+def test_a_run_of_more_epochs_has_the_same_pictures_so_far():
+    longer = dataclasses.replace(PLAN, last_step=100_000)
+    assert drawn(1_000, longer)[:55] == drawn(1_000)[:55] == drawn(100)
+
+
+def test_the_option_decides_where_it_is_given():
+    assert drawn(100, dataclasses.replace(PLAN, draw_every=40)) == [40, 80]

@@ -258,6 +258,26 @@ def test_numbers_beside_the_pictures():
     assert torch.allclose(kernel_images.norms(now)["conv1"].double(), sizes)
 
 
+def test_signal_is_the_share_of_kernels_whose_learned_part_is_larger_than_their_draw():
+    before = random_weights(0)
+    now = {name: weight.clone() for name, weight in before.items()}
+    other = random_weights(1)
+    for layer, share in (("conv1", 0.25), ("conv2", 0.5)):
+        sizes = [weight.flatten(1).norm(dim=1)[:, None, None, None] for weight in (before[layer], other[layer])]
+        learned = other[layer] * sizes[0] / sizes[1]  # as large as the draw
+        several = int(share * len(learned))
+        now[layer][:several] += 1.01 * learned[:several]
+        now[layer][several:] += 0.99 * learned[several:]
+    found = kernel_images.numbers(before, now)
+    assert (found["conv1_signal"], found["conv2_signal"]) == (0.25, 0.5)
+
+
+def test_decay_alone_is_no_signal():
+    before = random_weights(0)
+    assert kernel_images.signal(before["conv1"], before["conv1"]) == 0
+    assert kernel_images.signal(before["conv1"], 0 * before["conv1"]) == 0
+
+
 def test_dead_kernels_are_empty_or_have_never_moved():
     before = random_weights(0)
     now = {name: weight + 0.1 for name, weight in before.items()}
