@@ -5,13 +5,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from alexnet_dist import atomic_files
 from alexnet_dist.commands import media, run_summary, train_setup
 from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import to_dict
+from alexnet_dist.errors import UserError
+from alexnet_dist.models import weights
 from alexnet_dist.tracking import run_dir
 from alexnet_dist.training import Evaluation, Metrics, NonFiniteError, Progress, checkpoint
 from alexnet_dist.visualization import kernel_images, plots
@@ -73,16 +74,16 @@ def _keep_best(folder: Path, record: Metrics, now: kernel_images.Weights, *, is_
         path.unlink(missing_ok=True)
         if not is_drawn:
             with atomic_files.whole(path) as scratch:
-                safetensors.torch.save_file(now | {key: torch.tensor(record[key]) for key in PLACE}, scratch)
-    except (OSError, safetensors.SafetensorError) as error:
+                weights.write(scratch, now | {key: torch.tensor(record[key]) for key in PLACE}, metadata=None)
+    except OSError as error:
         logger.warning("the best epoch may get no pictures: %s", error)
 
 
 def _show_best(run: TrainRun, progress: Progress) -> None:
     """Draw and send the pictures of the best epoch, where its kernels were kept."""
     path = run.log.folder / "figures" / BEST
-    with contextlib.suppress(OSError, safetensors.SafetensorError):
-        kept = safetensors.torch.load_file(path)
+    with contextlib.suppress(OSError, UserError):
+        kept, _ = weights.read_any(path, named_by="figures:")
         path.unlink()
         record = {key: int(kept.pop(key)) for key in PLACE}
         if record["epoch"] == progress.best_epoch:  # else of an epoch after the checkpoint that the run went on from
