@@ -83,7 +83,11 @@ def player(runs: Sequence[Run], *, most_bytes: int) -> JsonObject | None:
     return {
         "frames": frames,
         "pictures": pictures,
-        "notes": [note.format(run.name, most, len(paths)) for run, paths in found if len(paths) > most],
+        "notes": [
+            note.format(run.name, len(_thinned(run, paths, most)), len(paths))
+            for run, paths in found
+            if len(paths) > most
+        ],
         "groups": _groups(runs, frames[-1], LAYER_TITLES | conv2),
         "overview": _groups(runs, frames[-1], OVERVIEW_TITLES),
     }

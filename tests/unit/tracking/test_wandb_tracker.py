@@ -15,7 +15,7 @@ from run_logs import KEY, offline, record, show, start
 
 from alexnet_dist.config import WandbConfig
 from alexnet_dist.errors import UserError
-from alexnet_dist.tracking import wandb_tracker
+from alexnet_dist.tracking import run_logger, wandb_tracker
 from alexnet_dist.tracking.tracker import Media, Weights
 
 BLACK = np.zeros((2, 2, 3), np.uint8)
@@ -398,6 +398,18 @@ def test_a_run_that_was_killed_sends_its_records_again(tmp_path, spy):
     spy.log.reset_mock()
     offline(tmp_path / "run", step=3).close()
     assert not spy.log.called, "this time it was closed"
+
+
+def test_only_what_a_kill_may_have_kept_from_wandb_is_sent_again(tmp_path, spy, monkeypatch):
+    """Of 100,000 records, all would take half a minute and 100 MB at each start."""
+    monkeypatch.setattr(run_logger, "MAX_REPLAYED", 2)
+    first = offline(tmp_path / "run")
+    for step in (1, 2, 3, 4, 5):
+        first.log(record(step))
+    first._sending.finish(5)  # and no close: killed
+    spy.log.reset_mock()
+    offline(tmp_path / "run", step=4).close()
+    assert [call.args[0] for call in spy.log.call_args_list] == [record(3), record(4)]
 
 
 def test_settings_can_be_copied(tmp_path, spy):
