@@ -49,6 +49,16 @@ class Augment:
     crops: bool = True
     axes: tuple[Channels, Channels, Channels] | None = None
 
+    @property
+    def shift(self) -> int:
+        """Pixels by which a crop shifts an image at most; 0 for none."""
+        return _padding(self.source_size) if self.crops else 0
+
+    @property
+    def cutout_side(self) -> int:
+        """Side of the square that is filled, in pixels; 0 for none."""
+        return round(self.cutout * self.source_size)
+
     def draws(self, epoch: int) -> torch.Tensor:
         """Return an epoch's random numbers of each training image.
 
@@ -92,8 +102,12 @@ class Augment:
         Returns:
             (B, 3, S, S) uint8, channels_last.
         """
+        size = self.source_size
+        assert (images.dtype, images.shape[1:]) == (torch.uint8, (3, size, size)), (
+            f"images must be (B, 3, {size}, {size}) uint8, not {tuple(images.shape)} {images.dtype}"
+        )
         images = crop_and_flip(images, draws) if self.crops else flip(images, draws)
-        side = round(self.cutout * self.source_size)
+        side = self.cutout_side
         if side == 0:
             return images
         first = draws[:, CUTOUT] - side // 2
