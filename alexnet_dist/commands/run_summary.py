@@ -12,7 +12,7 @@ import torch
 from alexnet_dist import __version__
 from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import Config, DataConfig
-from alexnet_dist.data import ImageData, Inputs
+from alexnet_dist.data import ImageData, Inputs, augment
 from alexnet_dist.distributed import Hardware, topology
 from alexnet_dist.distributed.hardware import processor
 from alexnet_dist.models import num_parameters
@@ -124,8 +124,9 @@ def _augmentation(config: DataConfig, inputs: Inputs) -> str:
     if does is None:
         return "as stored" if fit == "enlarge" else "centre crops"
     crops = f"random resized crops from {config.crop_scale:g} of the area" if fit == "crop" else "cropped"
-    moves = [crops] * (fit == "crop" or does.shift > 0) + ["mirrored"] * does.flips
-    cutout = config.cutout if does.cutout_side else None
+    is_cropped = fit == "crop" or augment.max_shift(does.source_size) > 0
+    moves = [crops] * is_cropped + ["mirrored"] * does.flips
+    cutout = config.cutout if round(does.cutout * does.source_size) else None
     more = {"cutout": cutout, "mixup": config.mixup, "cutmix": config.cutmix, "colours": config.pca_color}
     words = [" and ".join(moves), *(f"{name} {value:g}" for name, value in more.items() if value)]
     return ", ".join(filter(None, words)) or "as stored"

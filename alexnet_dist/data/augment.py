@@ -49,16 +49,6 @@ class Augment:
     crops: bool = True
     axes: tuple[Channels, Channels, Channels] | None = None
 
-    @property
-    def shift(self) -> int:
-        """Pixels by which a crop shifts an image at most; 0 for none."""
-        return _padding(self.source_size) if self.crops else 0
-
-    @property
-    def cutout_side(self) -> int:
-        """Side of the square that is filled, in pixels; 0 for none."""
-        return round(self.cutout * self.source_size)
-
     def draws(self, epoch: int) -> torch.Tensor:
         """Return an epoch's random numbers of each training image.
 
@@ -74,7 +64,7 @@ class Augment:
         count, size = self.num_images, self.source_size
         table = np.zeros((count, NUM_COLUMNS + 3 * (self.axes is not None)), np.int32)
         if self.crops:
-            table[:, CROP] = rng.generator(self.seed, "crop", epoch).integers(0, 2 * _padding(size) + 1, (count, 2))
+            table[:, CROP] = rng.generator(self.seed, "crop", epoch).integers(0, 2 * max_shift(size) + 1, (count, 2))
         if self.flips:
             table[:, FLIP] = (rng.generator(self.seed, "flip").integers(0, 2, count) + epoch) % 2
         if self.cutout:
@@ -102,12 +92,8 @@ class Augment:
         Returns:
             (B, 3, S, S) uint8, channels_last.
         """
-        size = self.source_size
-        assert (images.dtype, images.shape[1:]) == (torch.uint8, (3, size, size)), (
-            f"images must be (B, 3, {size}, {size}) uint8, not {tuple(images.shape)} {images.dtype}"
-        )
         images = crop_and_flip(images, draws) if self.crops else flip(images, draws)
-        side = self.cutout_side
+        side = round(self.cutout * self.source_size)
         if side == 0:
             return images
         first = draws[:, CUTOUT] - side // 2
@@ -182,7 +168,7 @@ def principal_axes(covariance: npt.NDArray[np.float64], deviation: float) -> tup
     return first, second, third
 
 
-def _padding(source_size: int) -> int:
+def max_shift(source_size: int) -> int:
     """Return the largest shift of a crop, in pixels."""
     return source_size // 8  # 4 of CIFAR-10's 32 pixels, as in most published recipes
 
@@ -198,7 +184,7 @@ def crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         (B, 3, S, S) uint8, channels_last.
     """
     size = images.shape[-1]
-    padding = _padding(size)
+    padding = max_shift(size)
     pixel = torch.arange(size, device=images.device)
     rows = _reflect(pixel + draws[:, 0:1] - padding, size)  # (B, S)
     columns = _reflect(pixel + draws[:, 1:2] - padding, size)

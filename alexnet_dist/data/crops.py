@@ -167,8 +167,8 @@ def _resized(picture: Images, height: int, width: int) -> torch.Tensor:
     would do it by several threads, which get in the way of the loader's, and for a batch of one it must see from the
     stride of the batch what the layout is (pytorch/pytorch#68430). Read-only pixels are copied, as torch warns of them.
     """
-    is_right = picture.dtype == np.uint8 and picture.shape[2:] == (3,)
-    assert is_right, f"a picture must be (H, W, 3) uint8, not {picture.shape} {picture.dtype}"
+    found = f"{picture.shape[2:]} {picture.dtype}"
+    assert found == "(3,) uint8", f"a picture must be (H, W, 3) uint8, not {picture.shape} {picture.dtype}"
     image = torch.from_numpy(np.require(picture, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     if (height, width) != image.shape[2:]:
         image = ANTIALIASED(image if UINT8_KERNEL else image.float(), (height, width), align_corners=False)

@@ -35,9 +35,8 @@ class Split:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        is_right = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] == 3
-        assert is_right, f"images must be (N, 3, H, W) uint8, not {images.shape} {images.dtype}"
-        assert labels.shape == images.shape[:1], f"labels must be ({len(images)},), not {labels.shape}"
+        is_right = images.dtype == np.uint8 and images.shape == (len(labels), 3, *images.shape[-2:])
+        assert is_right, f"not (N, 3, H, W) uint8 and (N,): {images.shape} {images.dtype} and {labels.shape}"
 
     def __len__(self) -> int:
         return len(self.labels)

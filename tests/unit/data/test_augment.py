@@ -137,17 +137,6 @@ def test_colours_shift_along_the_principal_axes():
     assert make().colors(make().draws(0)) is None
 
 
-@pytest.mark.parametrize("images", [torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
-def test_images_of_another_size_or_type_are_refused(images):
-    does = Augment(16, 2, 0, flips=True, cutout=0.5, mix=None, mix_alpha=1.0, fill=(0, 0, 0))
-    with pytest.raises(AssertionError, match=r"images must be \(B, 3, 16, 16\) uint8, not"):
-        does(images, does.draws(0))
-
-
-@pytest.mark.parametrize(
-    ("size", "crops", "cutout", "shift", "side"),
-    [(32, True, 0.25, 4, 8), (7, True, 0.05, 0, 0), (64, False, 0.0, 0, 0)],
-)
-def test_what_is_done_to_images_of_a_size(size, crops, cutout, shift, side):
-    does = Augment(size, 2, 0, flips=True, cutout=cutout, mix=None, mix_alpha=1.0, fill=(0, 0, 0), crops=crops)
-    assert (does.shift, does.cutout_side) == (shift, side)
+@pytest.mark.parametrize(("size", "shift"), [(32, 4), (8, 1), (7, 0)])
+def test_small_images_are_shifted_by_less(size, shift):
+    assert augment.max_shift(size) == shift
