@@ -5,6 +5,7 @@ EXIT_FAILED = 1  # a NaN, a lost rank, or some inputs that could not be read
 EXIT_USER = 2  # a mistake of the user
 EXIT_DIFFERS = 3  # a result is not what a file claims
 EXIT_INTERRUPTED = 130  # SIGINT, as shells report it
+EXIT_UNREAD = 141  # SIGPIPE, as shells report it: nobody reads the results
 
 
 class UserError(ValueError):

@@ -117,7 +117,8 @@ def variant(bench: Bench, hook: str, bucket_mb: int) -> Iterator[tuple[TrainCont
     handler = bench.accelerator.ddp_handler
     handler.comm_hook = DDPCommunicationHookType["NO" if hook == "none" else hook.upper()]
     handler.bucket_cap_mb = bucket_mb
-    network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=0)
+    size, num_classes = config.data.image_size, len(dataset.class_names)
+    network = alexnet.build(config.model, num_classes=num_classes, seed=0, image_size=size)
     inputs = train_setup.make_inputs(config, dataset, None, precision.dtype)
     context, loaders, _ = train_setup.prepare(
         config, dataset, network, bench.accelerator, hardware=bench.hardware, inputs=inputs, waiting=lambda *_: False

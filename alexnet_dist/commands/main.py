@@ -11,7 +11,7 @@ from typing import NoReturn
 from alexnet_dist import __version__
 from alexnet_dist.commands import standard_streams
 from alexnet_dist.config import parse
-from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, UserError
+from alexnet_dist.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREAD, EXIT_USER, UserError
 
 WAIT_FOR_FIRST = 10.0
 """Seconds that other ranks wait before they end; the launcher cuts them short once the first has ended."""
@@ -111,6 +111,9 @@ def run(command: str, arguments: Sequence[str], *, prog: str) -> NoReturn:
         sys.exit(importlib.import_module(f"alexnet_dist.commands.{command}").main(arguments, prog=prog))
     except UserError as error:
         fail(str(error), code=EXIT_USER)
+    except BrokenPipeError:  # who reads the results has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        sys.exit(EXIT_UNREAD)
     except KeyboardInterrupt:
         fail("interrupted; the same command begins again, or continues", code=EXIT_INTERRUPTED)
 

@@ -4,17 +4,17 @@ A folder is made first: `model.safetensors`, `config.json`, `README.md`, `kernel
 `evaluation.json`. It holds what is written here and nothing else of the run folder. Then it becomes one commit.
 """
 
+import contextlib
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import numpy as np
-from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # listed for lazy imports alone
 from PIL import Image
 
 from alexnet_dist import atomic_files
@@ -27,7 +27,6 @@ from alexnet_dist.tracking import Console
 from alexnet_dist.training import classifier
 from alexnet_dist.visualization import kernel_images
 
-MODEL_ID = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 COUNTS = ("epoch", "global_step", "class_names", "confusion")
 """What is published of a run's evaluation.json."""
 FILES = """
@@ -73,9 +72,11 @@ def checked_names(names: Sequence[str]) -> tuple[str, str]:
     if len(names) != 2:
         raise UserError(f"name a network and a model of the Hub: RUN owner/name, not {' '.join(names) or 'nothing'}")
     source, repository = names
-    if not MODEL_ID.fullmatch(repository):
-        raise UserError(f"{repository} cannot be a model's id on the Hub: it must be owner/name")
-    return source, repository
+    with contextlib.suppress(HFValidationError):
+        validate_repo_id(repository)
+        if "/" in repository:
+            return source, repository
+    raise UserError(f"{repository} cannot be a model's id on the Hub: it must be owner/name")
 
 
 # ---- the folder ------------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def upload(folder: Path, repository: str, options: PublishOptions) -> str:
     ).commit_url
 
 
-@contextmanager
+@contextlib.contextmanager
 def hub_errors(repository: str) -> Iterator[None]:
     """Turn each error of the Hub's client within the block into one line that names the way out."""
     try:

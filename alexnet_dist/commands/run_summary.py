@@ -12,7 +12,7 @@ import torch
 from alexnet_dist import __version__
 from alexnet_dist.commands.train_setup import TrainRun
 from alexnet_dist.config import Config, DataConfig, ModelConfig
-from alexnet_dist.data import ImageData
+from alexnet_dist.data import ImageData, Inputs, augment
 from alexnet_dist.distributed import Hardware, topology
 from alexnet_dist.distributed.hardware import processor
 from alexnet_dist.models import num_parameters
@@ -84,7 +84,7 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
         "input": (f"{spec.stored_size}x{spec.stored_size}" if spec.fit == "enlarge" else "photographs")
         + f" -> {config.data.image_size}x{config.data.image_size}, "
         + ("normalised, " if config.data.normalize else "in [0, 1], ")
-        + _augmentation(config.data, spec.fit),
+        + _augmentation(config.data, run.context.inputs),
         "network": f"AlexNet, {facts['num_parameters']:,} parameters" + _conv1(config.model),
         "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
         f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
@@ -92,7 +92,7 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
         "precision": f"{hardware.precision.name} ({hardware.precision.reason})",
         "batch": f"{batch_size} in all, {batch_size // hardware.world_size} per process{parts}",
         "steps": f"{plan.steps_per_epoch} an epoch, {config.epochs} epochs"
-        + (f", stopping after step {plan.last_step}" if config.max_steps else "")
+        + (f", stopping after step {plan.last_step}" if plan.last_step < config.epochs * plan.steps_per_epoch else "")
         + (f"; {left_over} images of each epoch's order do not fill a batch" if left_over else ""),
         "optimizer": f"{config.optim.name}, lr {run.context.learning_rate.peak_lr:g} {config.optim.schedule}"
         + (f", evaluates an average of weights ({config.optim.ema:g})" if config.optim.ema else ""),
@@ -124,13 +124,18 @@ def collapse_words(collapse: str, record: Record, *, num_classes: int, moved: bo
     return f"{collapse}{detail}. {COLLAPSE_ADVICE}"
 
 
-def _augmentation(config: DataConfig, fit: str) -> str:
-    if not config.augment:
+def _augmentation(config: DataConfig, inputs: Inputs) -> str:
+    """Return what is done to training images; a cutout or a shift of small images may be less than a pixel."""
+    does, fit = inputs.augment, inputs.spec.fit
+    if does is None:
         return "as stored" if fit == "enlarge" else "centre crops"
-    more = {"cutout": config.cutout, "mixup": config.mixup, "cutmix": config.cutmix, "colours": config.pca_color}
     least = config.resized_crop if fit == "enlarge" else config.crop_scale
     crops = f"random resized crops from {least:g} of the area" if least else "cropped"
-    return ", ".join([f"{crops} and mirrored", *(f"{name} {value:g}" for name, value in more.items() if value)])
+    moves = [crops] * (least is not None or augment.max_shift(does.source_size) > 0) + ["mirrored"] * does.flips
+    cutout = config.cutout if round(does.cutout * does.source_size) else None
+    more = {"cutout": cutout, "mixup": config.mixup, "cutmix": config.cutmix, "colours": config.pca_color}
+    words = [" and ".join(moves), *(f"{name} {value:g}" for name, value in more.items() if value)]
+    return ", ".join(filter(None, words)) or "as stored"
 
 
 def epoch_line(record: Record, *, epochs: int, split: str) -> str:

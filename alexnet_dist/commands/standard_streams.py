@@ -1,5 +1,6 @@
-"""Standard output and error that never end a run: closed, full or vanished ones, and ones that lack characters."""
+"""Standard streams that never end a run: closed, full or vanished ones, and ones that lack characters."""
 
+import codecs
 import io
 import os
 import sys
@@ -17,8 +18,23 @@ class _Unfailing(io.FileIO):
             return len(data)  # type: ignore[arg-type]
 
 
+ESCAPED = "alexnet_dist.escaped"
+"""The way in which a stream writes characters that it lacks; a name of `codecs`."""
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    r"""Return what stands for characters that a stream lacks: `\xe9` for a byte of a name that is not UTF-8."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    shown = (f"\\x{ord(one) & 0xFF:02x}" if "\udc80" <= one <= "\udcff" else ascii(one)[1:-1] for one in text)
+    return "".join(shown), error.end
+
+
+codecs.register_error(ESCAPED, _escaped)
+
+
 def guard(*, drop: bool) -> None:
-    """Open standard streams that are closed, on the null device, and let characters that a terminal lacks be escaped.
+    """Open standard streams that are closed, on the null device, and let characters that a stream lacks be escaped.
 
     A file that is opened takes the lowest free number: without the first, what libraries print would go into it.
 
@@ -32,21 +48,25 @@ def guard(*, drop: bool) -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
         stream = getattr(sys, name)
-        if number and stream is getattr(sys, f"__{name}__"):  # not replaced, as in a notebook or a test
+        if stream is not getattr(sys, f"__{name}__"):
+            continue  # replaced, as in a notebook or a test
+        if number:
             setattr(sys, name, _guarded(number, stream, drop=drop or number == 2))
+        elif stream is not None:
+            stream.reconfigure(errors="surrogateescape")  # names of files, one a line
 
 
 def _guarded(number: int, stream: TextIO | None, *, drop: bool) -> TextIO:
     """Return a standard stream in place of Python's own, which is None where it was closed."""
     if stream is not None and not drop:
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+        stream.reconfigure(errors=ESCAPED)  # type: ignore[attr-defined]
         return stream
     raw = _Unfailing(number, "w", closefd=False)
     at_once = bool(getattr(stream, "write_through", False))  # PYTHONUNBUFFERED
     return io.TextIOWrapper(
         raw if at_once else io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", None),
-        errors="backslashreplace",
+        errors=ESCAPED,
         line_buffering=number == 2 or raw.isatty(),
         write_through=at_once,
     )

@@ -63,7 +63,8 @@ def train(config: Config) -> TrainResult:
     with meeting(timedelta(seconds=config.runtime.timeout_seconds)) as store:
         dataset = data.load(config.data)
         start = weights.starting_weights(config.model)
-        network = alexnet.build(config.model, num_classes=len(dataset.class_names), seed=config.seed, start=start)
+        num_classes, size = len(dataset.class_names), config.data.image_size
+        network = alexnet.build(config.model, num_classes=num_classes, seed=config.seed, start=start, image_size=size)
 
     # ---- processes and the run folder
     accelerator, precision = processes.make_accelerator(config, store)
@@ -92,7 +93,7 @@ def train_network(
     """Build the parts of the run, continue from its checkpoint if it has one, and train. Every rank must call it."""
     assert config.out_dir is not None
     folder, before = config.out_dir, kernel_images.snapshot(network)
-    console = Console(enabled=accelerator.is_main_process)
+    console = Console(enabled=accelerator.is_main_process, drop=True)
     control = RunControl(accelerator, folder, timeout=timedelta(seconds=config.runtime.timeout_seconds))
     setup = train_setup.prepare(config, dataset, network, accelerator, hardware, inputs, control.waiting)
     context, loaders, plan = setup

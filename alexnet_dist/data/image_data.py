@@ -33,6 +33,11 @@ class Split:
     images: Images
     labels: Labels
 
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        is_right = images.dtype == np.uint8 and images.shape == (len(labels), 3, *images.shape[-2:])
+        assert is_right, f"not (N, 3, H, W) uint8 and (N,): {images.shape} {images.dtype} and {labels.shape}"
+
     def __len__(self) -> int:
         return len(self.labels)
 

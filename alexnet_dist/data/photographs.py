@@ -155,7 +155,7 @@ class Photographs:
         """Return an original's path, empty if its bytes are in `contents.bin`, and its place for error messages."""
         middle = self._places.find(b"\0", start)
         path, where = self._places[start:middle], self._places[middle + 1 : self._places.find(b"\0", middle + 1)]
-        return os.fsdecode(path), os.fsdecode(where or path)
+        return os.fsdecode(path), where.decode() or os.fsdecode(path)
 
 
 @dataclass(frozen=True)
@@ -442,7 +442,7 @@ def _prepared(images: EncodedImages, extents: Extents | None, stored_size: int |
         path, offset, stored = extents.files[extents.file[index]], int(extents.offset[index]), b""
     if length >= 2**32:
         raise UserError(f"{where} has {_gb(length)}: images of less than 4 GB can be prepared")
-    place = os.fsencode(path) + b"\0" + (b"" if where == path else os.fsencode(where)) + b"\0"
+    place = os.fsencode(path) + b"\0" + (b"" if where == path else where.encode()) + b"\0"
     hashes = source + (hashlib.sha256(stored).digest() if stored_size is not None else source)
     return _Prepared((offset, 0, label, length, *head), place, hashes, stored, is_turned)
 

@@ -25,6 +25,8 @@ def enlarge(images: torch.Tensor, size: int) -> torch.Tensor:
         (B, C, size, size) uint8.
     """
     source = images.shape[-1]
+    is_right = images.dtype == torch.uint8 and images.shape[-2] == source <= size
+    assert is_right, f"images must be (B, C, S, S) uint8, S at most {size}, not {tuple(images.shape)} {images.dtype}"
     if source == size:
         return images
     if images.device.type == "cpu" and torch_kernel_is_exact(source, size):

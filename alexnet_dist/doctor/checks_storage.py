@@ -68,7 +68,7 @@ def disk(config: Config) -> CheckResult:
     held = sum(file.stat().st_size for file in (folder / "checkpoints").glob("step_*/*"))
     free = shutil.disk_usage(existing(folder)).free
     size, most = checkpoint_bytes(config), config.checkpoint.keep + 2
-    plan = f"{free / 1e9:,.1f} GB free at {folder}; a checkpoint has {size / 1e6:,.0f} MB"
+    plan = f"{free / 1e9:,.1f} GB free at {folder}; a checkpoint has about {size / 1e6:,.0f} MB"
     remedy = "make room, choose another --out-dir, or lower --checkpoint.keep"
     if free < size:
         return error("disk", f"{plan} and would not fit: make room, or choose another --out-dir")

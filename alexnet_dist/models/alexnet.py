@@ -22,16 +22,19 @@ HEAD_STD = 0.01
 """Standard deviation of a He-initialised head's weights: predictions begin near chance, the loss near ln(classes)."""
 
 
-def build(config: ModelConfig, *, num_classes: int, seed: int, start: StartingWeights | None = None) -> nn.Module:
+def build(
+    config: ModelConfig, *, num_classes: int, seed: int, start: StartingWeights | None = None, image_size: int = 224
+) -> nn.Module:
     """Return the network on the CPU, in float32, with the same weights on every rank.
 
-    Its input is (B, 3, P, P): the image within the zeros of `fast_layers.margin`.
+    Its input is (B, 3, P, P): the image within the zeros of `fast_layers.margin(image_size)`, which `Inputs` makes.
 
     Args:
         config: initialisation and dropout.
         num_classes: outputs of the head.
         seed: of the random weights.
         start: what `weights.starting_weights` returned for the same configuration.
+        image_size: side of the images without their margin; the network takes no others.
 
     Raises:
         UserError: the starting weights do not fit.
@@ -48,7 +51,7 @@ def build(config: ModelConfig, *, num_classes: int, seed: int, start: StartingWe
         nn.init.zeros_(head.bias)
     if start is not None:
         _load(model, start)
-    return fast_layers.rewrite(model)
+    return fast_layers.rewrite(model, image_size=image_size)
 
 
 def plain(tensors: Tensors) -> nn.Module:

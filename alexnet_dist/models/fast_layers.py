@@ -15,13 +15,14 @@ LEVELS = 1 << 16
 """Values of the random number that decides whether one value is dropped: 16 bits."""
 
 
-def rewrite(model: torchvision.models.AlexNet) -> nn.Module:
+def rewrite(model: torchvision.models.AlexNet, *, image_size: int) -> nn.Module:
     """Replace the layers of torchvision's AlexNet in place and return it; its input then has a margin.
 
     Args:
         model: whose input is (B, 3, S, S). Afterwards it is (B, 3, P, P) with the image inside `margin(S)` zeros.
+        image_size: S, the side of the images without their margin; no other is taken.
     """
-    model.features[0] = Conv1.of(model.features[0])
+    model.features[0] = Conv1.of(model.features[0], image_size)
     _pool_before_relu(model.features)
     model.avgpool = AveragePool((6, 6))
     for index, layer in enumerate(model.classifier):
@@ -59,17 +60,26 @@ class Conv1(nn.Conv2d):
     four times as much to do with 12 of them as with 3.
     """
 
+    image_size: int
+    """Side of the images without their margin; of an image without margin the outputs would be others, silently."""
+
     @classmethod
-    def of(cls, conv: nn.Conv2d) -> Conv1:
+    def of(cls, conv: nn.Conv2d, image_size: int) -> Conv1:
         """Take over the parameters of torchvision's conv1; its padding becomes the caller's (`margin`)."""
         assert (conv.in_channels, conv.kernel_size, conv.stride) == (3, (11, 11), (4, 4))
         fast = cls(3, conv.out_channels, kernel_size=11, stride=4, device="meta")  # draws no random numbers
         fast.weight, fast.bias = conv.weight, conv.bias
+        fast.image_size = image_size
         return fast
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return (B, 64, H, W) from (B, 3, P, P) images with their margin, P a multiple of 4."""
-        batch, _, height, width = images.shape
+        batch, channels, height, width = images.shape
+        side = self.image_size + sum(margin(self.image_size))
+        assert (channels, height, width) == (3, side, side), (
+            f"inputs must be (B, 3, {side}, {side}): images of {self.image_size} pixels within the zeros of "
+            f"fast_layers.margin({self.image_size}) = {margin(self.image_size)}, not {tuple(images.shape)}"
+        )
         # a view of channels_last memory
         blocks = images.permute(0, 2, 3, 1).reshape(batch, height, width // 4, 12).permute(0, 3, 1, 2)
         # by channel, row, block and pixel of the block

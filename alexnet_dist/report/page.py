@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from alexnet_dist import __version__, atomic_files
 from alexnet_dist.config import Config, flat, to_dict
-from alexnet_dist.errors import EXIT_USER, UserError
+from alexnet_dist.errors import EXIT_USER, UserError, printable
 from alexnet_dist.report import charts, images
 from alexnet_dist.report.read_run import JsonObject, Run, finite, number, read, shorten
 from alexnet_dist.text import NBSP, NOTHING, duration, percent
@@ -216,7 +216,7 @@ def write(*folders: Path, out: Path | None = None) -> Path:
         UserError: a folder holds no run, or the report cannot be written.
     """
     path = out or (folders[0] / REPORT if len(folders) == 1 else Path(REPORT))
-    text = render([read(folder) for folder in folders])
+    text = printable(render([read(folder) for folder in folders]))
     try:
         atomic_files.write_text(path, text)
     except OSError as error:

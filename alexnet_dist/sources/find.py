@@ -60,7 +60,7 @@ def hub_id(name: str) -> str | None:
     """Return the Hub id, owner/name, that `--data.dataset` stands for; None if it cannot be one."""
     if name == "cifar10":
         return CIFAR10_ON_HUB
-    return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
+    return name if name.isascii() and name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
 
 
 class Source(NamedTuple):
@@ -94,7 +94,7 @@ def locate(dataset: str, options: SourceOptions, environment: Mapping[str, str])
         )
     if (name := hub_id(dataset)) is None:
         known = "cifar10, digits, synthetic, a folder that exists, a .zip, .tar or .npz, or a Hub id (owner/name)"
-        raise UserError(f"--data.dataset {dataset}: not {known}")
+        raise UserError(f"--data.dataset {printable(dataset)}: not {known}")
     return Source(name, hub.hub_key(name, options), partial(hub.list_hub, name, options, environment))
 
 

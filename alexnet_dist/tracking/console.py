@@ -1,6 +1,6 @@
 """Console: a run's output on the terminal, from rank 0 alone: cards, a progress bar, lines and warnings.
 
-A pipe that is closed, a disk that is full or a terminal that is gone ends no run: what cannot be printed is dropped.
+A pipe that is closed, a disk that is full or a terminal that is gone ends no run.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from alexnet_dist.text import duration
 
-DROPPED = contextlib.suppress(OSError, ValueError)  # ValueError: a stream that was closed
 LINE_SECONDS = 30.0  # between two lines of progress, if stderr is no terminal
 
 
@@ -22,17 +21,20 @@ class Console:
 
     Args:
         enabled: whether this is rank 0.
+        drop: whether what cannot be printed is dropped, as for a run, whose results are files.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, drop: bool = False) -> None:
         self.enabled = enabled
+        # ValueError: of a stream that was closed
+        self._careful = contextlib.suppress(OSError, ValueError) if drop else contextlib.nullcontext()
         self._bar: Any = None
         self._last_line = time.perf_counter()
 
     def print(self, text: str) -> None:
         """Print a line to stdout, above the progress bar."""
         if self.enabled:
-            with DROPPED:
+            with self._careful:
                 tqdm.write(text, file=sys.stdout)
                 sys.stdout.flush()
 
@@ -51,7 +53,7 @@ class Console:
             steps: number of optimizer steps of the epoch.
             done: steps of the epoch that the run continues behind.
         """
-        with DROPPED:
+        with self._careful:
             if self.enabled and sys.stderr.isatty():
                 self._bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False)
 
@@ -64,14 +66,14 @@ class Console:
             last_step: optimizer steps of the whole run.
         """
         if self._bar is not None:
-            with DROPPED:
+            with self._careful:
                 self._bar.update()
         if record is None:
             return
         left = (last_step - step) * record["perf/step_ms"] / 1000
         rate = f"{record['perf/images_per_second']:,.0f} images/s"
         if self._bar is not None:
-            with DROPPED:
+            with self._careful:
                 self._bar.set_postfix_str(f"loss {record['train/loss']:.4f}, {rate}, run ends in {duration(left)}")
         elif time.perf_counter() - self._last_line >= LINE_SECONDS:
             self._last_line = time.perf_counter()
@@ -80,12 +82,12 @@ class Console:
     def end_epoch(self) -> None:
         """Close the progress bar, if one is open."""
         if self._bar is not None:
-            with DROPPED:
+            with self._careful:
                 self._bar.close()
             self._bar = None
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr, between two lines of exclamation marks."""
         if self.enabled:
-            with DROPPED:
+            with self._careful:
                 tqdm.write(f"\n{'!' * 78}\nWARNING: {text}\n{'!' * 78}\n", file=sys.stderr)

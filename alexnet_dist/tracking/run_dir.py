@@ -18,7 +18,7 @@ import yaml
 from alexnet_dist import atomic_files
 from alexnet_dist import config as configuration
 from alexnet_dist.config import Config
-from alexnet_dist.errors import UserError
+from alexnet_dist.errors import UserError, printable
 from alexnet_dist.tracking.tracker import Record
 
 OPEN_MODE = 0o755  # of a new run folder
@@ -89,9 +89,13 @@ def check_run_dir(config: Config) -> None:
     """Check `--resume` and the configuration against the run in `--out-dir`; nothing is written.
 
     Raises:
-        UserError: a run would be overwritten, or there is none to continue, or it has another configuration.
+        UserError: a run would be overwritten, or there is none to continue, or it has another configuration; or the
+            folder's name is not UTF-8, or the locale's encoding has no such characters: safetensors could not read what
+            is written there, and W&B nothing at all.
     """
     folder = config.out_dir
+    if (shown := printable(str(folder))) != str(folder):
+        raise UserError(f"--out-dir {shown} is not UTF-8 here: choose another, or set LC_ALL=C.UTF-8")
     if folder is None or not (folder / "config.yaml").exists():
         if config.resume == "must":
             place = f"{folder} holds no run" if folder else "no --out-dir is given"

@@ -265,4 +265,6 @@ class RunLogger:
                 if tracker not in self._trackers:  # abandoned meanwhile
                     return
                 self._trackers = [other for other in self._trackers if other is not tracker]
+                if tracker.where:  # empty for what joins rank 0's run
+                    self.tracking = self.tracking.replace(tracker.where, f"{tracker.where} (failed: incomplete)")
                 logger.warning("%s failed and is dropped, metrics.jsonl goes on: %s", type(tracker).__name__, error)

@@ -26,7 +26,7 @@ import psutil
 
 from alexnet_dist import atomic_files
 from alexnet_dist.config import Config, WandbConfig
-from alexnet_dist.errors import UserError, first_line
+from alexnet_dist.errors import UserError, first_line, printable
 from alexnet_dist.tracking import run_dir, wandb_repair, wandb_values
 from alexnet_dist.tracking.tracker import Level, Media, Record, Tracker, Weights
 
@@ -69,8 +69,11 @@ def check(config: Config) -> None:
     """
     if "wandb" not in config.log.trackers:
         return
-    wandb_mode(config.wandb)
+    mode, _ = wandb_mode(config.wandb)
     wandb_values.check(config.wandb)
+    for place in map(str, (Path.cwd(), Path.home()) if mode != "disabled" else ()):
+        if printable(place) != place:
+            raise UserError(f"{printable(place)} is not UTF-8, as W&B wants it: set LC_ALL=C.UTF-8, or leave W&B out")
     key = os.environ.get("WANDB_API_KEY", "")
     if key and (len(key) < SHORTEST_KEY or key != key.strip()):
         raise UserError(f"WANDB_API_KEY: keys have {SHORTEST_KEY} characters or more, and no white space at their ends")

@@ -105,9 +105,10 @@ class Classifier:
         Args:
             dtype: of the network's arithmetic.
         """
-        twin = fast_layers.rewrite(alexnet.plain(self.network.state_dict()))
+        image_size = self.inputs.spec.image_size
+        twin = fast_layers.rewrite(alexnet.plain(self.network.state_dict()), image_size=image_size)
         twin.eval().to(memory_format=torch.channels_last)
-        margin = fast_layers.margin(self.inputs.spec.image_size)
+        margin = fast_layers.margin(image_size)
         return twin, dataclasses.replace(self.inputs, margin=margin, dtype=dtype)
 
 

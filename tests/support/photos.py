@@ -7,6 +7,7 @@ import numpy as np
 from image_sets import file_content
 from PIL import ExifTags, Image
 
+from alexnet_dist.errors import printable
 from alexnet_dist.sources.listing import EncodedImages, Extents
 
 
@@ -58,7 +59,7 @@ class InFiles(InMemory):
         return self.paths[index].read_bytes()
 
     def where(self, index):
-        return str(self.paths[index])
+        return printable(str(self.paths[index]))
 
     def extents(self):
         lengths = np.array([path.stat().st_size for path in self.paths])

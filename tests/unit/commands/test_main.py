@@ -62,6 +62,20 @@ def test_endings_become_exit_codes(monkeypatch, capsys, fault, code, words):
     assert words in capsys.readouterr().err
 
 
+def test_results_that_nobody_reads_any_more_end_a_command_quietly():
+    """As `alexnet-dist predict RUN FOLDER | head -1` does."""
+    code = (
+        "import sys, types; from alexnet_dist.commands import main\n"
+        "results = lambda arguments, prog: print(1_000_000 * 'a result', flush=True)\n"
+        "sys.modules['alexnet_dist.commands.predict'] = types.SimpleNamespace(main=results)\n"
+        "main.main(['predict'])"
+    )
+    script = '"$@" | head -c 1; exit ${PIPESTATUS[0]}'
+    words = ["bash", "-c", script, "bash", sys.executable, "-c", code]
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (141, "a", "")
+
+
 def test_messages_name_the_command_as_it_was_called(capsys):
     assert ending("train", "--epoch", "1", prog="train.py") == 2
     assert "(train.py --help lists every option)" in capsys.readouterr().err

@@ -149,7 +149,10 @@ def a_file(folder):
         (lambda _: ["RUN"], "RUN owner/name"),
         *(
             (lambda _, name=name: ["RUN", name], "it must be owner/name")
-            for name in ("alexnet", "a/b/c", "a b/c", "https://huggingface.co/a/b", "a--b/c", "/b", "a/", "a/..")
+            for name in (
+                *("alexnet", "a/b/c", "a b/c", "https://huggingface.co/a/b", "a--b/c", "/b", "a/", "a/.."),
+                *("a/b.", "a/b.git", f"a/{'b' * 95}"),
+            )
         ),
         (lambda folder: [str(folder), NAME], "holds no checkpoint"),
         (lambda folder: [str(folder / "no.safetensors"), NAME], "there is no such file"),

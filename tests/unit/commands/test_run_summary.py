@@ -10,6 +10,7 @@ import torch
 
 from alexnet_dist.commands import run_summary
 from alexnet_dist.config import Config, DataConfig, ModelConfig, OptimConfig
+from alexnet_dist.data import Augment
 from alexnet_dist.distributed.hardware import Hardware
 from alexnet_dist.distributed.precision import Precision
 from alexnet_dist.training.lr_schedule import LearningRate
@@ -32,10 +33,11 @@ def dataset():
         fingerprint="f00d",
         evaluated_on="test",
         notes=(),
+        flips=True,
     )
 
 
-def parts_on(config, network, *, world_size=1, device="CPU", threads=4, last_step=1560):
+def parts_on(config, network, *, world_size=1, device="CPU", threads=4, last_step=1560, does=None, fit="enlarge"):
     """Return what the cards are made from, as keywords."""
     hardware = Hardware(
         device=device,
@@ -46,7 +48,7 @@ def parts_on(config, network, *, world_size=1, device="CPU", threads=4, last_ste
     )
     context = SimpleNamespace(
         network=network,
-        inputs=SimpleNamespace(spec=SimpleNamespace(stored_size=32, fit="enlarge")),
+        inputs=SimpleNamespace(spec=SimpleNamespace(stored_size=32, fit=fit), augment=does),
         learning_rate=LearningRate(config.optim, config.data.batch_size, 156, 1560),
         flops_per_image=4_000_000_000,
     )
@@ -62,8 +64,10 @@ CONFIG = Config(
 )
 
 
-def run_card(dataset, network, *, config=CONFIG, progress=None, tracking="none", **where):
-    parts = parts_on(config, network, **where)
+def run_card(dataset, network, *, config=CONFIG, progress=None, tracking="none", size=32, fit="enlarge", **where):
+    of_run = {"flips": dataset.flips, "cutout": config.data.cutout, "crops": fit == "enlarge"}
+    does = Augment(size, 9, 0, mix=None, mix_alpha=1.0, fill=(0, 0, 0), **of_run) if config.data.augment else None
+    parts = parts_on(config, network, does=does, fit=fit, **where)
     places = {"hosts": {"a": 1, "b": 1}, "backend": "gloo", "interconnect": "eth0"}
     log = SimpleNamespace(facts=run_summary.facts(config, dataset, **parts) | places, tracking=tracking)
     run = SimpleNamespace(config=config, dataset=dataset, plan=parts["plan"], context=parts["context"], log=log)
@@ -152,6 +156,34 @@ def test_run_card_of_held_out_images_mixed_and_scaled(dataset, network):
     assert card["data"] == "digits: 50,010 training and 10,000 held-out images, 3 classes"
     assert card["input"] == "32x32 -> 224x224, normalised, cropped and mirrored, cutout 0.25, mixup 0.2"
     assert card["optimizer"] == "lamb, lr 0.02 cosine"
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ((False, "enlarge", 8, {}), "cropped, cutout 0.25"),
+        ((True, "enlarge", 8, {}), "cropped and mirrored, cutout 0.25"),
+        ((True, "enlarge", 7, {"cutout": 0.05}), "mirrored"),
+        ((False, "enlarge", 7, {"cutout": 0.0}), "as stored"),
+        ((False, "enlarge", 8, {"augment": False}), "as stored"),
+        (
+            (True, "crop", 224, {"crop_scale": 0.3}),
+            "random resized crops from 0.3 of the area and mirrored, cutout 0.25",
+        ),
+        ((False, "crop", 224, {"cutout": 0.0}), "random resized crops from 0.08 of the area"),
+        ((True, "crop", 224, {"augment": False}), "centre crops"),
+    ],
+)
+def test_the_run_card_says_what_happens_to_images(dataset, network, case, words):
+    """Digits are never mirrored, and a small image may be shifted or blotted out by less than a pixel."""
+    dataset.flips, fit, size, data = case
+    card = run_card(dataset, network, config=Config(data=DataConfig(**data)), size=size, fit=fit)
+    assert card["input"].endswith(f"-> 224x224, normalised, {words}")
+
+
+def test_a_limit_beyond_the_last_step_stops_nothing(dataset, network):
+    config = Config(epochs=10, max_steps=9999, data=DataConfig(batch_size=320))
+    assert run_card(dataset, network, config=config, last_step=1560)["steps"].startswith("156 an epoch, 10 epochs; ")
 
 
 def test_epoch_line():

@@ -52,6 +52,19 @@ def test_characters_that_a_stream_lacks_are_escaped(tmp_path, drop):
     assert ended.stdout == b"caf\\xe9 0\ncaf\\xe9 1\ncaf\\xe9 2\n"
 
 
+@pytest.mark.parametrize("drop", [True, False])
+def test_bytes_of_names_that_are_not_utf8_are_escaped(tmp_path, drop):
+    """They come from the command line or, a line each, from standard input."""
+    code = (
+        "import sys\nfrom alexnet_dist.commands import standard_streams\n"
+        f"standard_streams.guard(drop={drop})\nprint(sys.stdin.read().splitlines(), sys.stdin.errors)\n"
+        "print('caf\\udce9\\u65e5', 'caf\\u00e9')"
+    )
+    ended = speak(tmp_path, r"< <(printf 'caf\xe9\n')", code=code, PYTHONIOENCODING="latin-1")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == b"['caf\xe9'] surrogateescape\ncaf\\xe9\\u65e5 caf\xe9\n"
+
+
 def test_output_that_is_a_result_may_not_be_dropped(tmp_path):
     assert speak(tmp_path / "file", ">/dev/full", code=SPEAK.replace("drop=True", "drop=False")).returncode != 0
 

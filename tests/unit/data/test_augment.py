@@ -161,3 +161,8 @@ def test_colours_shift_along_the_principal_axes():
     np.testing.assert_allclose(shifts.mean(axis=0), 0, atol=2e-4)
     assert not torch.equal(draws, colored.draws(1))
     assert make().colors(make().draws(0)) is None
+
+
+@pytest.mark.parametrize(("size", "shift"), [(32, 4), (8, 1), (7, 0)])
+def test_small_images_are_shifted_by_less(size, shift):
+    assert augment.max_shift(size) == shift

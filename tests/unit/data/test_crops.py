@@ -143,3 +143,10 @@ def test_this_processor_is_judged_as_torchvision_does():
     from torchvision.transforms.v2.functional import _geometry
 
     assert _geometry._do_native_uint8_resize_on_cpu(v2.InterpolationMode.BILINEAR) == crops.UINT8_KERNEL
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((30, 40, 3), np.float32), np.zeros((3, 40, 40), np.uint8)])
+@pytest.mark.parametrize("function", [crops.resized_crop, crops.evaluation_view, crops.central_square])
+def test_what_is_no_picture_is_refused(function, pixels):
+    with pytest.raises(AssertionError, match=r"a picture must be \(H, W, 3\) uint8, not"):
+        function(pixels, 16)

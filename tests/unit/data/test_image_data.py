@@ -55,3 +55,13 @@ def test_a_constant_channel_has_a_deviation_of_one(shape):
     red, green, blue = image_data.statistics(images)[1]
     assert (red, blue) == (1, 1)
     assert 0 < green < 1 / 255
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "labels"),
+    [((4, 8, 8, 3), np.uint8, 4), ((4, 3, 8, 8), np.float32, 4), ((4, 3, 8, 8), np.uint8, 3)],
+)
+def test_arrays_in_another_layout_are_no_split(shape, dtype, labels):
+    """Channels last, the mean would be that of three rows of pixels."""
+    with pytest.raises(AssertionError, match=r"not \(N, 3, H, W\) uint8"):
+        image_data.Split(np.zeros(shape, dtype), np.zeros(labels, np.int64))

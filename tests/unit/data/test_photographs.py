@@ -121,6 +121,19 @@ def test_names_that_are_not_utf8_are_kept(tmp_path):
     np.testing.assert_array_equal(found.train.picture(2), expected(images.contents[2], None))
 
 
+def test_names_are_kept_where_the_locale_has_ascii_alone(tmp_path, monkeypatch):
+    """As under LC_ALL=C PYTHONUTF8=0, where a path is in surrogates, and its place, for people, in letters."""
+    coding = {
+        "fsencode": lambda name: os.fspath(name).encode("ascii", "surrogateescape"),
+        "fsdecode": lambda name: name.decode("ascii", "surrogateescape"),
+    }
+    monkeypatch.setattr(photographs, "os", SimpleNamespace(**{**vars(os), **coding}))
+    images = InFiles(tmp_path / "caf\udcc3\udca9", contents(3))
+    found = prepared(tmp_path, images, store="encoded")
+    assert "caf\u00e9" in found.train.where(2)
+    np.testing.assert_array_equal(found.train.picture(2), expected(images.contents[2], None))
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_a_part_is_a_view(tmp_path, store):
     photos = prepared(tmp_path, InMemory(contents(9)), store=store).train

@@ -59,3 +59,20 @@ def test_real_images_equal_pillow():
 def test_fast_kernel_is_used_where_it_is_exact_and_not_elsewhere():
     assert torch_kernel_is_exact(32, 224)
     assert not torch_kernel_is_exact(8, 224)  # factor 28: outputs half-way between two values exist
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 3, 32, 32),
+        torch.zeros(2, 3, 32, 48, dtype=torch.uint8),
+        torch.zeros(2, 32, 32, 3, dtype=torch.uint8),
+        torch.zeros(2, 3, 65, 65, dtype=torch.uint8),
+        torch.zeros(2, 3, 64, 64),
+    ],
+    ids=lambda images: f"{images.dtype} {tuple(images.shape)}",
+)
+def test_what_is_no_batch_of_small_squares_is_refused(images):
+    """Floats would be taken for values up to 255, other shapes would be squeezed: the logits would be wrong."""
+    with pytest.raises(AssertionError, match=r"images must be \(B, C, S, S\) uint8, S at most 64, not \(2, "):
+        enlarge(images, 64)

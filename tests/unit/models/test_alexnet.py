@@ -19,7 +19,7 @@ NUM_PARAMETERS = 57_044_810
 
 @pytest.fixture(scope="module")
 def network():
-    return model.build(ModelConfig(init="torch"), num_classes=10, seed=0)
+    return model.build(ModelConfig(init="torch"), num_classes=10, seed=0, image_size=63)
 
 
 @pytest.fixture(scope="module")

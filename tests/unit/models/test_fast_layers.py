@@ -60,19 +60,32 @@ def test_whole_network_at_other_sizes_in_float64(size):
     """The margin is right wherever the side is not a multiple of four, and the average pool works where it must."""
     torch.manual_seed(0)
     twin = tiny_alexnet(num_classes=10, dropout=0.0).double()
-    network = fast_layers.rewrite(tiny_alexnet(num_classes=10, dropout=0.0).double())
+    network = fast_layers.rewrite(tiny_alexnet(num_classes=10, dropout=0.0).double(), image_size=size)
     network.load_state_dict(twin.state_dict())
     images, labels = torch.randn(2, 3, size, size, dtype=torch.float64), torch.tensor([3, 8])
     inputs = F.pad(images, fast_layers.margin(size) * 2)
     assert_equal_to_1e_10(loss_and_gradients(network, inputs, labels), loss_and_gradients(twin, images, labels))
 
 
+@pytest.mark.parametrize("size", [63, 64, 224])
+def test_an_image_without_its_margin_is_refused(size):
+    """It would give other logits, and nothing would say so where the side is a multiple of four."""
+    network = fast_layers.rewrite(tiny_alexnet(num_classes=10), image_size=size)
+    images = torch.randn(2, 3, size, size)
+    side = size + sum(fast_layers.margin(size))
+    with pytest.raises(AssertionError, match=rf"must be \(B, 3, {side}, {side}\): images of {size} pixels within"):
+        network(images)
+    with pytest.raises(AssertionError, match="inputs must be"):
+        network(F.pad(images, fast_layers.margin(size) * 2).permute(0, 2, 3, 1))
+    assert network(F.pad(images, fast_layers.margin(size) * 2)).shape == (2, 10)
+
+
 def test_state_dict_goes_to_torchvision_and_back():
     torch.manual_seed(0)
-    network, twin = fast_layers.rewrite(tiny_alexnet()), tiny_alexnet()
+    network, twin = fast_layers.rewrite(tiny_alexnet(), image_size=224), tiny_alexnet()
     twin.load_state_dict(network.state_dict(), strict=True)
     assert list(network.state_dict()) == list(twin.state_dict())
-    again = fast_layers.rewrite(tiny_alexnet())
+    again = fast_layers.rewrite(tiny_alexnet(), image_size=224)
     again.load_state_dict(twin.state_dict(), strict=True)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in network.state_dict().items())
     assert network.get_parameter("features.0.weight").shape == (64, 3, 11, 11)
@@ -82,12 +95,12 @@ def test_rewriting_draws_no_random_numbers():
     network = tiny_alexnet()
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    fast_layers.rewrite(network)
+    fast_layers.rewrite(network, image_size=224)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_every_relu_before_a_pool_now_follows_it():
-    features = fast_layers.rewrite(tiny_alexnet()).get_submodule("features")
+    features = fast_layers.rewrite(tiny_alexnet(), image_size=224).get_submodule("features")
     kinds = [type(layer) for layer in features]
     assert kinds.count(nn.ReLU) == 5
     assert kinds.count(nn.MaxPool2d) == 3

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import html
+import os
 import re
 import shutil
 import subprocess
@@ -86,6 +87,12 @@ def test_names_stay_text(tmp_path):
     assert page.layout("confusion")["xaxis"]["ticktext"][0] == "&lt;/script&gt;&lt;img..."
     escaped = html.escape(HOSTILE, quote=False)
     assert page.traces("confusion")[0]["customdata"][0][1].startswith(f"true {escaped}, predicted dog<br>")
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
+    folder = make_run(tmp_path / os.fsdecode(b"caf\xe9"), dataset=os.fsdecode(b"data/caf\xe9"))
+    page = page_of(folder)
+    assert r"caf\xe9" in page.text
 
 
 def test_paths_of_the_machine_stay_there(tmp_path):

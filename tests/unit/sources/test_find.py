@@ -23,6 +23,8 @@ from alexnet_dist.sources.find import cache_place, hub_id, is_folder, is_local
         ("/tmp/name", None),
         ("~/name", None),
         ("a/b/c", None),
+        ("data/café", None),
+        ("data/caf\udce9", None),
     ],
 )
 def test_hub_ids(name, expected):
@@ -47,7 +49,7 @@ def test_a_folder_of_the_name_of_a_set_that_is_built_in_hides_nothing(tmp_path, 
     assert not is_local("long" * 2000)
 
 
-@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "~/nowhere", "a/b/c", "long" * 2000])
+@pytest.mark.parametrize("name", ["nowhere", "~/nowhere", "a/b/c", "long" * 2000, "data/café", "data/caf\udce9"])
 def test_what_is_nowhere(refusal, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert "a folder that exists" in refusal(name, cache=tmp_path)

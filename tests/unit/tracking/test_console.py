@@ -104,7 +104,9 @@ class Broken(Terminal):
 def test_printing_ends_no_run(monkeypatch, error):
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, Broken(error))
-    drive(Console(enabled=True))
+    drive(Console(enabled=True, drop=True))
+    with pytest.raises(type(error)):
+        Console(enabled=True).print("a result")
 
 
 def test_a_card_lines_up(capsys):

@@ -133,6 +133,13 @@ def test_a_continued_run_must_not_change_what_it_computes(field, tmp_path):
     assert "; " not in str(refusal.value), "and nothing else is named"
 
 
+@pytest.mark.parametrize("resume", ["auto", "never", "must"])
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path, resume):
+    """safetensors writes there, and cannot read it again."""
+    with pytest.raises(UserError, match=r"--out-dir .*caf\\xe9 is not UTF-8 here: choose another"):
+        run_dir.check_run_dir(config_for(tmp_path / "caf\udce9", resume=resume))
+
+
 def test_the_refusal_names_old_and_new_values(tmp_path):
     recorded_run(tmp_path / "run", config_for(tmp_path / "run"))
     with pytest.raises(UserError, match=r"optim\.lr: 0\.0005 -> 0\.001; seed: 0 -> 3"):

@@ -227,6 +227,7 @@ def call_all(log):
 def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(method, tmp_path, caplog):
     log = start(tmp_path / "run")
     broken, healthy = Recorder(breaks_at=method), Recorder()
+    broken.where, healthy.where, log.tracking = "W&B", "TensorBoard", "W&B; TensorBoard"
     log._trackers = [broken, healthy]
     with caplog.at_level(logging.WARNING):
         call_all(log)
@@ -235,6 +236,7 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(method, tmp_path, c
     assert [entry.message for entry in caplog.records] == [
         "Recorder failed and is dropped, metrics.jsonl goes on: the tracker is gone"
     ]
+    assert log.tracking == "W&B (failed: incomplete); TensorBoard", "so says the result card"
     assert broken.calls.count(method) == 1, "no second chance"
     assert broken.calls[-1] == method
     assert sorted(healthy.calls) == sorted([*CALLS, "log"])
