@@ -122,11 +122,6 @@ def test_run_card_tells_the_size_of_conv1s_draw_where_it_was_drawn_so():
     assert words == ["", ", conv1 drawn at 0.1 of its usual size", ""]
 
 
-def test_the_input_of_a_run_card_tells_random_resized_crops_of_enlarged_images():
-    words = run_summary._augmentation(DataConfig(resized_crop=0.6, cutout=0), "enlarge")
-    assert words == "random resized crops from 0.6 of the area and mirrored"
-
-
 def test_run_card_of_another_run(dataset, network):
     dataset.fallback_for = "cifar10"
     config = Config(
@@ -169,6 +164,10 @@ def test_run_card_of_held_out_images_mixed_and_scaled(dataset, network):
         (
             (True, "crop", 224, {"crop_scale": 0.3}),
             "random resized crops from 0.3 of the area and mirrored, cutout 0.25",
+        ),
+        (
+            (True, "enlarge", 32, {"resized_crop": 0.6, "cutout": 0.0}),
+            "random resized crops from 0.6 of the area and mirrored",
         ),
         ((False, "crop", 224, {"cutout": 0.0}), "random resized crops from 0.08 of the area"),
         ((True, "crop", 224, {"augment": False}), "centre crops"),
