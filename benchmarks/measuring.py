@@ -256,12 +256,12 @@ def machine() -> Row:
     }
 
 
-def matmul_peak(precision: str = "bf16") -> float:
-    """Return the floating-point operations a second of a matrix product, as a run of train.py measures it at start."""
-    return float(call("measuring", "_matmul_flops", precision).found)
+def peak_flops(precision: str = "bf16") -> float:
+    """Return the peak in floating-point operations a second, as a run of train.py measures it at its start."""
+    return float(call("measuring", "_peak_flops", precision).found)
 
 
-def _matmul_flops(precision: str) -> float:
+def _peak_flops(precision: str) -> float:
     import torch
 
     from alexnet_dist.distributed import hardware
@@ -270,7 +270,7 @@ def _matmul_flops(precision: str) -> float:
     hardware.keep_freed_memory()
     torch.set_num_threads(hardware.cpu_threads())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return hardware.matmul_flops(device, Precision(precision, "").dtype)
+    return hardware.peak_flops(device, Precision(precision, "").dtype)
 
 
 # ---- command line and files -----------------------------------------------------------------------------------------
