@@ -64,7 +64,7 @@ class Augment:
         count, size = self.num_images, self.source_size
         table = np.zeros((count, NUM_COLUMNS + 3 * (self.axes is not None)), np.int32)
         if self.crops:
-            table[:, CROP] = rng.generator(self.seed, "crop", epoch).integers(0, 2 * _padding(size) + 1, (count, 2))
+            table[:, CROP] = rng.generator(self.seed, "crop", epoch).integers(0, 2 * padding_of(size) + 1, (count, 2))
         if self.flips:
             table[:, FLIP] = (rng.generator(self.seed, "flip").integers(0, 2, count) + epoch) % 2
         if self.cutout:
@@ -168,7 +168,7 @@ def principal_axes(covariance: npt.NDArray[np.float64], deviation: float) -> tup
     return first, second, third
 
 
-def _padding(source_size: int) -> int:
+def padding_of(source_size: int) -> int:
     """Return the largest shift of a crop, in pixels."""
     return source_size // 8  # 4 of CIFAR-10's 32 pixels, as in most published recipes
 
@@ -184,7 +184,7 @@ def crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         (B, 3, S, S) uint8, channels_last.
     """
     size = images.shape[-1]
-    padding = _padding(size)
+    padding = padding_of(size)
     pixel = torch.arange(size, device=images.device)
     rows = _reflect(pixel + draws[:, 0:1] - padding, size)  # (B, S)
     columns = _reflect(pixel + draws[:, 1:2] - padding, size)
