@@ -101,3 +101,22 @@ def test_kernels_that_are_compared_at_their_first_use_stay_in_use(tmp_path):
     run(tmp_path / "gpu", "--max-steps", "2", "--data.batch-size", "64")
     assert inputs._EQUALS_TORCH
     assert all(inputs._EQUALS_TORCH.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(8, 64, 55, 55), (8, 192, 27, 27), (8, 256, 13, 13)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_pools_by_kernels_are_torchs(shape, dtype):
+    """On integers, of which many are equal and whose sums every order of adding makes alike."""
+    import torch.nn.functional as F  # noqa: N812
+
+    from alexnet_dist.models.pool_relu import kernels_work, pool_relu
+
+    device = torch.device("cuda")
+    assert kernels_work(device, dtype), "the log says why not"
+    maps = torch.randint(-9, 9, shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    maps.requires_grad_()
+    expected, found = F.max_pool2d(F.relu(maps), 3, 2), pool_relu(maps)[0]
+    assert torch.equal(found, expected)
+    gradient = torch.randint(-9, 9, expected.shape, device=device).to(dtype)
+    assert torch.equal(torch.autograd.grad(found, maps, gradient)[0], torch.autograd.grad(expected, maps, gradient)[0])
