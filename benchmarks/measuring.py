@@ -150,7 +150,7 @@ def train(*flags: str, ranks: int = 1, inside: Sequence[Any] = ()) -> Run:
             run,
             records=read_records(folder, having="train/loss"),
             summary=read_summary(folder),
-            sections=_sections(folder / "profile" / "trace.json"),
+            sections=sections(folder / "profile" / "trace.json"),
         )
 
 
@@ -160,7 +160,7 @@ def read_records(folder: Path, *, having: str) -> list[Row]:
     return [record for record in map(json.loads, lines) if having in record]
 
 
-def _sections(trace: Path) -> dict[str, float]:
+def sections(trace: Path) -> dict[str, float]:
     """Sum the trace's named sections: `record_function` in the training loop names them."""
     totals: dict[str, float] = defaultdict(float)
     if trace.exists():
@@ -308,12 +308,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return next(lines) + "|---" * len(heads) + "|\n" + "".join(lines)
 
 
-def save(name: str, results: Row, markdown: str, *, folder: Path) -> None:
-    """Write NAME.json, with the machine's description, and NAME.md, and print the latter."""
+def save(name: str, results: Row, markdown: str, *, folder: Path, is_silent: bool = False) -> None:
+    """Write NAME.json, with the machine's description, and NAME.md, and print the latter unless `is_silent`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / f"{name}.json", {"machine": machine(), **results})
     (folder / f"{name}.md").write_text(markdown, encoding="utf-8")
-    print(f"\n{markdown}")
+    if not is_silent:
+        print(f"\n{markdown}")
 
 
 if __name__ == "__main__":

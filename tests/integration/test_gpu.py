@@ -120,3 +120,12 @@ def test_pools_by_kernels_are_torchs(shape, dtype):
     assert torch.equal(found, expected)
     gradient = torch.randint(-9, 9, expected.shape, device=device).to(dtype)
     assert torch.equal(torch.autograd.grad(found, maps, gradient)[0], torch.autograd.grad(expected, maps, gradient)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("parts", ["1", "2"])
+def test_cuda_graphs_change_no_loss(tmp_path, parts):
+    """Against the compiled network without them; two epochs, so that evaluation replays graphs too."""
+    flags = ["--model.dropout", "0", "--epochs", "2", "--optim.accumulate", parts]
+    compiled = losses(run(tmp_path / "compiled", *flags, "--runtime.compile"))
+    assert losses(run(tmp_path / "graphs", *flags, "--runtime.cuda-graphs")) == pytest.approx(compiled, rel=1e-3)
