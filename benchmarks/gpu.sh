@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Measure this machine's GPUs: images a second, MFU and seconds of an epoch by precision, with and without compilation,
-# on 1 to all GPUs with 512 images each and with 512 together; bandwidth of the all-reduce and its exposed time.
+# Measure this machine's GPUs, in the order of worth, each part written as it ends: the tests that need a GPU; train.py in
+# bf16, compiled too; five other loops on the same images (benchmarks/peers.py); what each lever is worth; a profile;
+# photographs; evaluate and predict; an all-reduce of one rank; with several GPUs weak and strong scaling and the bandwidth
+# of the all-reduce; the other precisions. Parts that would begin after nine minutes (--minutes) are left out and named.
 # Without a GPU, or with --smoke, the same on one and two CPU ranks with tiny sizes: a test of this script, no figures.
 #
 #     benchmarks/gpu.sh
+#     benchmarks/gpu.sh --wheels DIR                 # installs lightning and timm from this folder where they are missing
 #     benchmarks/gpu.sh --out /tmp/gpu --smoke
 #
-# Expect: five minutes on one GPU (an H200), more on several, a table at the end, and gpu.json and gpu.md in benchmarks/results (or --out):
-# send us gpu.json. The exit code is 0, or 1 with the output of the run that failed.
+# Writes gpu.json, gpu.md and gpu_operators.txt in benchmarks/results (or --out): send us gpu.json. The exit code is 0, or 1
+# where a part failed; the reason is in gpu.json.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$here/.venv/bin/python

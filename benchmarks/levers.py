@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from alexnet_dist.data import augment, inputs, resize
 from alexnet_dist.data import loader as loader_module
 from alexnet_dist.distributed import accelerator
-from alexnet_dist.models import fast_layers
+from alexnet_dist.models import fast_layers, pool_relu
 from alexnet_dist.training import optimizer as optimizer_module
 
 WARM_UP, TIMED = 5, 6  # steps; the first are an epoch
@@ -63,12 +63,12 @@ def without_batched_enlargement() -> None:
 def without_fused_input() -> None:
     """Write the normalised batch in float32 without its margin, pad it, and let autocast convert it."""
 
-    def call(self: Any, images: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+    def by_torch(self: Any, images: torch.Tensor, _colors: None) -> torch.Tensor:  # noqa: ANN401
         enlarged = resize.enlarge(images, self.spec.image_size).contiguous(memory_format=torch.channels_last)
         mean, std = (torch.tensor(values).mul(255).view(1, 3, 1, 1) for values in (self.spec.mean, self.spec.std))
         return F.pad((enlarged - mean).div_(std), self.margin * 2).contiguous(memory_format=torch.channels_last)
 
-    inputs.Inputs.__call__ = call
+    inputs.Inputs._by_torch = by_torch  # noqa: SLF001
 
 
 def without_space_to_depth() -> None:
@@ -95,8 +95,8 @@ def without_channels_last() -> None:
     """Keep images and weights in torch's default order of memory, and conv1 as torch computes it there."""
     without_space_to_depth()
     torch.channels_last = torch.contiguous_format
-    call = inputs.Inputs.__call__
-    inputs.Inputs.__call__ = lambda *arguments: call(*arguments).contiguous()
+    made = inputs.Inputs._made  # noqa: SLF001
+    inputs.Inputs._made = lambda *arguments: made(*arguments).contiguous()  # noqa: SLF001
 
 
 def without_fused_optimizer() -> None:
@@ -127,6 +127,16 @@ def without_set_to_none() -> None:
     torch.optim.Optimizer.zero_grad = lambda self, *_arguments, **_keywords: zero_grad(self, set_to_none=False)
 
 
+def without_input_kernel() -> None:
+    """Make the input by torch's operations."""
+    inputs.FEWEST_FUSED = 1 << 62
+
+
+def without_pool_kernels() -> None:
+    """Leave pool and ReLU to torch."""
+    pool_relu.kernels_work = lambda *_: False
+
+
 LEVERS: dict[str, Callable[[], None] | list[str]] = {
     "memory": without_memory,
     "bf16": ["--runtime.precision", "fp32"],
@@ -142,11 +152,18 @@ LEVERS: dict[str, Callable[[], None] | list[str]] = {
     "rare-waiting": ["--log.every-steps", "1"],
 }
 """What switches each lever off: a function in the run's process, or options of train.py."""
+GPU_LEVERS: dict[str, Callable[[], None] | list[str]] = {
+    "bf16": LEVERS["bf16"],
+    "input-kernel": without_input_kernel,
+    "pool-kernels": without_pool_kernels,
+    **{name: LEVERS[name] for name in ("channels-last", "space-to-depth", "fused-optimizer", "rare-waiting")},
+}
+"""Those of a GPU, in the order of `gpu.sh`."""
 
 
 def measure(lever: str, *, flags: list[str]) -> float:
     """Return images a second without a lever ("none" for with all), after the first epoch."""
-    off = LEVERS.get(lever, [])
+    off = (LEVERS | GPU_LEVERS).get(lever, [])
     if isinstance(off, list):
         run = measuring.train(*flags, *off)
     else:
@@ -163,7 +180,7 @@ def markdown(rates: dict[str, list[float]]) -> str:
     }
     rows = []
     for lever in sorted(worth, key=lambda name: (name != "none", -worth[name]["median"])):
-        off = LEVERS.get(lever, ["all levers on"])
+        off = (LEVERS | GPU_LEVERS).get(lever, ["all levers on"])
         what = " ".join(off) if isinstance(off, list) else str(off.__doc__).rstrip(".")
         factor = measuring.ranged(worth[lever], "{:.2f}")
         rows.append((lever if lever != "none" else "", what, f"{statistics.median(rates[lever]):.0f}", factor))

@@ -152,7 +152,7 @@ def train(*flags: str, ranks: int = 1, inside: Sequence[Any] = ()) -> Run:
             run,
             records=read_records(folder, having="train/loss"),
             summary=read_summary(folder),
-            sections=_sections(folder / "profile" / "trace.json"),
+            sections=sections(folder / "profile" / "trace.json"),
         )
 
 
@@ -162,7 +162,7 @@ def read_records(folder: Path, *, having: str) -> list[Row]:
     return [record for record in map(json.loads, lines) if having in record]
 
 
-def _sections(trace: Path) -> dict[str, float]:
+def sections(trace: Path) -> dict[str, float]:
     """Sum the trace's named sections: `record_function` in the training loop names them."""
     totals: dict[str, float] = defaultdict(float)
     if trace.exists():
@@ -258,12 +258,12 @@ def machine() -> Row:
     }
 
 
-def matmul_peak(precision: str = "bf16") -> float:
-    """Return the floating-point operations a second of a matrix product, as a run of train.py measures it at start."""
-    return float(call("measuring", "_matmul_flops", precision).found)
+def peak_flops(precision: str = "bf16") -> float:
+    """Return the peak in floating-point operations a second, as a run of train.py measures it at its start."""
+    return float(call("measuring", "_peak_flops", precision).found)
 
 
-def _matmul_flops(precision: str) -> float:
+def _peak_flops(precision: str) -> float:
     import torch
 
     from alexnet_dist.distributed import hardware
@@ -272,7 +272,7 @@ def _matmul_flops(precision: str) -> float:
     hardware.keep_freed_memory()
     torch.set_num_threads(hardware.cpu_threads())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return hardware.matmul_flops(device, Precision(precision, "").dtype)
+    return hardware.peak_flops(device, Precision(precision, "").dtype)
 
 
 # ---- command line and files -----------------------------------------------------------------------------------------
@@ -310,12 +310,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return next(lines) + "|---" * len(heads) + "|\n" + "".join(lines)
 
 
-def save(name: str, results: Row, markdown: str, *, folder: Path) -> None:
-    """Write NAME.json, with the machine's description, and NAME.md, and print the latter."""
+def save(name: str, results: Row, markdown: str, *, folder: Path, is_silent: bool = False) -> None:
+    """Write NAME.json, with the machine's description, and NAME.md, and print the latter unless `is_silent`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / f"{name}.json", {"machine": machine(), **results})
     (folder / f"{name}.md").write_text(markdown, encoding="utf-8")
-    print(f"\n{markdown}")
+    if not is_silent:
+        print(f"\n{markdown}")
 
 
 if __name__ == "__main__":

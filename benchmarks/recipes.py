@@ -4,6 +4,7 @@
     python benchmarks/recipes.py --ablations --data.dataset path/to/cifar10
     python benchmarks/recipes.py --candidates --data.dataset path/to/cifar10
     python benchmarks/recipes.py --photographs --data.dataset path/to/photographs
+    python benchmarks/recipes.py --gpu --candidates FILE --photos FOLDER --data.dataset path/to/cifar10
 
 Finished runs are not run again, and one that was stopped goes on. The first trains the recipes on their seeds, and
 writes each run's summary.json, the table recipes.md, curves.png, and the kernels of the longest recipe: six hours on
@@ -12,8 +13,12 @@ images that a fixed hash holds out, and writes ablations.md: two runs beside eac
 images of 96 pixels thirty times, as often as the reference sees its 50,000 of 224. About two hours on two cores.
 The third and the fourth compare what may become the next recipe on three seeds, again on held-out images, one run
 after another, and write candidates.md, photographs.md and conv1_scales.png from the runs that are done.
+`--gpu` (`gpu_runs.sh`) takes runs that only a GPU makes cheap, on three seeds: candidates, each a line of options in
+FILE added to the reference's, on held-out images at full size; then quick, lecture and long on the test images, and photos
+where a folder is named. It keeps each summary.json in docs/results/gpu. Not measured: no GPU was at hand.
 """
 
+import argparse
 import os
 import shutil
 import statistics
@@ -75,6 +80,48 @@ CANDIDATES = {
 CANDIDATE_SEEDS = (0, 1, 2)
 SIGNAL = "kernels/conv1_signal"
 RESUMABLE = "--log.trackers --checkpoint.every-epochs 5 --checkpoint.keep 1"
+
+GPU_CANDIDATES = (
+    "--model.dropout 0.1",
+    "--model.dropout 0",
+    "--data.batch-size 128 --optim.weight-decay 0.25",  # as much over twice the steps
+    "--model.init he",
+    "--optim.ema 0.999",
+)
+"""Changes of the reference that are tried at full size on held-out images, on three seeds."""
+
+
+def train_on_gpu(more: list[str], *, candidates: list[str], photos: str | None) -> None:
+    """Run what is missing of the runs for a GPU, keep each summary as it ends, and write gpu.md."""
+    jobs = [("reference", f"--data.val-fraction 0.1 {line}") for line in ["", *GPU_CANDIDATES, *candidates]]
+    jobs += [(recipe, "") for recipe in ("quick", "lecture", "long")] + ([("photos", "")] if photos else [])
+    for recipe, change in jobs:
+        data = ["--data.dataset", photos] if recipe == "photos" and photos else []
+        for seed in (0, 1, 2):
+            where = gpu_folder(recipe, change, seed)
+            flags = ["--config", str(measuring.ROOT / "recipes" / f"{recipe}.yaml"), "--seed", str(seed)]
+            flags += ["--log.trackers", "--checkpoint.every-steps", "500", *change.split()]
+            measuring.train_unless_done(where, *flags, *more, *data)
+            measuring.keep_summary(where, RESULTS / "gpu" / f"{where.name}.json")
+        (RESULTS / "gpu" / "gpu.md").write_text(gpu_table(jobs), encoding="utf-8")
+
+
+def gpu_folder(recipe: str, change: str, seed: int) -> Path:
+    """Return the folder of a run for a GPU."""
+    words = "".join(c if c.isalnum() or c == "." else "_" for c in change.replace("--", "")).strip("_")
+    return RUNS / "gpu" / "_".join(filter(None, (recipe, words, str(seed))))
+
+
+def gpu_table(jobs: list[tuple[str, str]]) -> str:
+    """Return in Markdown what is there of the runs for a GPU."""
+    rows = []
+    for recipe, change in jobs:
+        found = [measuring.read_summary(gpu_folder(recipe, change, seed)) for seed in (0, 1, 2)]
+        if ended := [one for one in found if one.get("status") == "finished"]:
+            top1 = spread([one["final_top1"] for one in ended])
+            on, seconds = ended[0]["evaluated_on"], statistics.median(one["wall_seconds"] for one in ended)
+            rows.append((f"`{recipe}.yaml` {change}", len(ended), on, top1, device(ended[0]), f"{seconds:.0f} s"))
+    return measuring.table(["run", "seeds", "images", "top-1", "on", "median time"], rows)
 
 
 def train_recipes(more: list[str]) -> None:
@@ -295,7 +342,15 @@ def main() -> None:
     """Run what is missing and write what docs/results.md shows."""
     more = sys.argv[1:]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    if "--ablations" in more:
+    if "--gpu" in more:
+        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--gpu", action="store_true", help="the runs that only a GPU makes cheap")
+        parser.add_argument("--candidates", type=Path, help="file with a line of options for each candidate")
+        parser.add_argument("--photos", help="folder of photographs for photos.yaml")
+        own, more = parser.parse_known_args(more)
+        lines = own.candidates.read_text(encoding="utf-8").splitlines() if own.candidates else []
+        train_on_gpu(more, candidates=[line.strip() for line in lines if line.strip()], photos=own.photos)
+    elif "--ablations" in more:
         train_ablations([word for word in more if word != "--ablations"])
     elif asked := [name for name in CANDIDATES if f"--{name}" in more]:
         train_candidates(asked[0], [word for word in more if word != f"--{asked[0]}"])

@@ -5,8 +5,8 @@ make bench BENCH="--rounds 1"
 .venv/bin/python benchmarks/throughput.py --dataset cifar10     # CIFAR-10's own images instead of synthetic ones
 .venv/bin/python benchmarks/throughput.py --tune --rounds 1     # which workers and threads suit the Accelerate loop
 
-A round measures the machine's matrix products and then runs every contender (benchmarks/peers.py, and train.py with its
-default options) for `--steps` timed steps after `--warmup`, in an order that moves on by one each round. Speeds are
+A round measures the machine's peak and then runs every contender (benchmarks/peers.py, and train.py with its default
+options) for `--steps` timed steps after `--warmup`, in an order that moves on by one each round. Speeds are
 compared within a round, pair by pair. `--workers` are the loader processes of Accelerate and Lightning,
 `--lecture-workers` those of the lecture's loop, which says 4. Writes throughput.json, .md and .png.
 """
@@ -44,7 +44,7 @@ PROFILED_STEPS = profiler.SKIPPED + 1 + profiler.TRACED
 
 NOTES = (
     "* Memory is that of all processes of a loop together, libraries included; what they share counts once.",
-    "* MFU is the share of the best matrix product of the same round, in the precision that train.py chooses.",
+    "* MFU is the share of the best product or convolution of the same round, in the precision that train.py chooses.",
     "* train.py logs: a record every few steps to metrics.jsonl and to W&B (offline). The other loops log nothing.",
 )
 
@@ -114,8 +114,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for number, name in measuring.in_turn(options.contenders, options.rounds):
         if number not in peaks:
-            peaks[number] = measuring.matmul_peak(precision)
-            print(f"round {number + 1}: {precision} matrix products at {peaks[number] / 1e12:.2f} TFLOP/s", flush=True)
+            peaks[number] = measuring.peak_flops(precision)
+            print(f"round {number + 1}: {precision} at up to {peaks[number] / 1e12:.2f} TFLOP/s", flush=True)
         workers = options.lecture_workers if name == "lecture" else options.workers
         row = run_ours(options) if name == OURS else run_peer(name, options, workers=workers)
         mfu = row["images_per_second"] * flops / peaks[number]

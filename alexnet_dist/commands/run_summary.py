@@ -86,8 +86,8 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
         + ("normalised, " if config.data.normalize else "in [0, 1], ")
         + _augmentation(config.data, run.context.inputs),
         "network": f"AlexNet, {facts['num_parameters']:,} parameters" + _conv1(config.model),
-        "hardware": f"{processes} on {hardware.device}{threads}, matrix products at "
-        f"{hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
+        "hardware": f"{processes} on {hardware.device}{threads}, products and convolutions "
+        f"at up to {hardware.peak_flops / 1e12:.2f} TFLOP/s in all",
         **({"hosts": topology.words(facts)} if hardware.world_size > 1 else {}),
         "precision": f"{hardware.precision.name} ({hardware.precision.reason})",
         "batch": f"{batch_size} in all, {batch_size // hardware.world_size} per process{parts}",
@@ -174,14 +174,15 @@ def summary_sentence(summary: Record) -> str:
 
 def result_card(summary: Record, progress: Progress, config: Config, tracking: str) -> dict[str, str]:
     """Return the rows that are shown at the end."""
+    mfu = summary["images_per_second"] * summary["flops_per_image"] / summary["peak_tflops"] / 1e12
     return {
         "status": summary["status"],
         "top-1": f"{progress.top1 or 0:.3%} at the end, "
         f"{progress.best_top1 or 0:.3%} at best (epoch {progress.best_epoch})"
         + (f"; {progress.top1_flip_tta:.3%} with mirror images" if progress.top1_flip_tta is not None else ""),
         "time": f"{duration(progress.wall_seconds)} for {progress.step} steps",
-        "speed": f"{summary['images_per_second']:,.0f} images/s while training, MFU "
-        f"{summary['images_per_second'] * summary['flops_per_image'] / summary['peak_tflops'] / 1e12:.2f}",
+        "speed": f"{summary['images_per_second']:,.0f} images/s while training, MFU {mfu:.2f}"
+        + (": above 1, as the peak measured at the start is too low" if mfu > 1 else ""),
         "tracking": tracking,
         "files": f"{config.out_dir}: report.html, metrics.jsonl, summary.json, figures/, checkpoints/",
     }

@@ -75,8 +75,8 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
     network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in the stubs
     # a copy of the weights where the average starts, before Accelerate patches the network's forward
     ema = copy.deepcopy(network).requires_grad_(requires_grad=False) if config.optim.ema else None
-    if config.runtime.compile:
-        network.compile()
+    if config.runtime.compile or config.runtime.cuda_graphs:
+        network.compile(mode="reduce-overhead" if config.runtime.cuda_graphs else "default")
 
     # ---- loaders and schedule
     batch_size, loaders = config.data.batch_size, make_loaders(config, dataset, accelerator, waiting)

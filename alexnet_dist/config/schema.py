@@ -181,6 +181,8 @@ class RuntimeConfig:
     """Use the CPU although there are GPUs; needed for several CPU processes."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    cuda_graphs: bool = False
+    """Compile the network and replay it as CUDA graphs; off, as no GPU has shown yet that it is faster and equal."""
     comm_hook: Literal["none", "bf16", "fp16"] = "none"
     """Send gradients between processes in this type: half the bytes, at some rounding."""
     probe_network: bool = False

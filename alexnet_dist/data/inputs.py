@@ -1,12 +1,15 @@
 """Inputs: the steps from loaded uint8 images to the network's input, on the device: augment, enlarge, normalise.
 
 Augmentation works on the image before it is enlarged, where it is cheap (`augment.py`); enlargement is Pillow's
-bilinear resize to the bit (`resize.py`); the result is written once, in the dtype and layout that conv1 reads.
+bilinear resize to the bit (`resize.py`); the result is written once, in the dtype and layout that conv1 reads: on CUDA
+all of it by one kernel (`fused_input.py`).
 Photographs come from the loader in the size of the input (`crops.py`). No function here depends on ranks.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal
@@ -22,8 +25,14 @@ from alexnet_dist.data.loader import Batch
 from alexnet_dist.data.resize import enlarge
 from alexnet_dist.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 CACHED_IMAGES = 4
 """Images that a CPU works on at once: 2.4 MB in float32 at 224, so that all passes stay within the cores' caches."""
+FEWEST_FUSED = 32
+"""Images from which on CUDA makes inputs by one kernel: for a few, compiling it takes longer than all else."""
+_EQUALS_TORCH: dict[Hashable, bool] = {}
+"""Whether the kernel gave the bits of torch's operations when a case was first used."""
 RESIZE = {
     "enlarge": "Pillow's Image.resize, bilinear, on uint8; of a picture that has not the stored size first the largest "
     "central square, resized to it by torchvision.transforms.v2, antialiased",
@@ -125,6 +134,11 @@ class Inputs:
         Returns:
             (B, 3, P, P) of `dtype`, channels_last; in [0, 1] or normalised, with the margin.
         """
+        alone: Batch = {"images": images, "labels": images, "ids": images}  # of which the images alone are read
+        return self._made(alone, None, colors, lambda: self._by_torch(images, colors))
+
+    def _by_torch(self, images: torch.Tensor, colors: torch.Tensor | None) -> torch.Tensor:
+        """Return what `__call__` does, by torch's operations."""
         at_once = CACHED_IMAGES if images.device.type == "cpu" else len(images)
         inputs, inner = self._empty(len(images), images.device)
         size, arithmetic = self.spec.image_size, torch.promote_types(self.dtype, torch.float32)
@@ -145,16 +159,62 @@ class Inputs:
         Returns:
             As `__call__`.
         """
-        images = batch["images"]
         if draws is None:
-            return self(images)
+            return self(batch["images"])
         assert self.augment is not None
         own = draws[batch["ids"]]
-        images = self.augment(images, own)
-        if "partner_ids" in batch:
-            partners = self.augment(batch["partner_images"], draws[batch["partner_ids"]])
-            images = augment.mix(images, partners, own)
-        return self(images, self.augment.colors(own))
+        colors = self.augment.colors(own)
+        return self._made(batch, draws, colors, lambda: self._by_torch(self._mixed(batch, draws, own), colors))
+
+    def _mixed(self, batch: Batch, draws: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Return a batch's augmented images, (B, 3, S, S) uint8; `own` are the rows of `draws` that belong to them."""
+        assert self.augment is not None
+        images = self.augment(batch["images"], own)
+        if "partner_ids" not in batch:
+            return images
+        return augment.mix(images, self.augment(batch["partner_images"], draws[batch["partner_ids"]]), own)
+
+    def _made(
+        self,
+        batch: Batch,
+        draws: torch.Tensor | None,
+        colors: torch.Tensor | None,
+        by_torch: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the input by one kernel on CUDA, elsewhere and for a few images by torch's operations.
+
+        They are also what takes over where the kernel does not run, for want of a C compiler, or does not give the same
+        bits: each case is compared when it is first used, which waits for the device.
+        """
+        images = batch["images"]
+        is_resized = self.augment is not None and self.augment.crops not in (None, 1)  # which the kernel does not do
+        if not (images.is_cuda and len(images) >= FEWEST_FUSED and self.dtype.itemsize <= 4) or is_resized:
+            return by_torch()
+        case = (self, images.shape[1:], draws is None, "partner_ids" in batch)
+        if case in _EQUALS_TORCH:
+            return self._by_kernel(batch, draws, colors) if _EQUALS_TORCH[case] else by_torch()
+        inputs, reason = by_torch(), "its result differs"
+        try:
+            _EQUALS_TORCH[case] = torch.equal(self._by_kernel(batch, draws, colors), inputs)
+        except Exception as error:  # noqa: BLE001 - of Triton, its compiler or the driver
+            _EQUALS_TORCH[case], reason = False, str(error).partition("\n")[0]
+        if not _EQUALS_TORCH[case]:
+            logger.warning("inputs are made by torch's operations and not by one kernel: %s", reason)
+        return inputs
+
+    def _by_kernel(self, batch: Batch, draws: torch.Tensor | None, colors: torch.Tensor | None) -> torch.Tensor:
+        """Return what `__call__` does, by one kernel."""
+        from alexnet_dist.data import fused_input  # needs Triton
+
+        images, drawn, side = batch["images"], None, sum(self.margin) + self.spec.image_size
+        if draws is not None and self.augment is not None:
+            mixed = batch.get("partner_images"), batch.get("partner_ids")
+            drawn = fused_input.Drawn(self.augment, draws, batch["ids"], *mixed)
+        mean, std = (_row(values, 1, images.device, torch.float32) for values in (self.spec.mean, self.spec.std))
+        shift = mean[None] if colors is None else mean - _rows(colors, 1, torch.float32)[:, 0]
+        inputs = torch.empty((len(images), side, side, 3), dtype=self.dtype, device=images.device).permute(0, 3, 1, 2)
+        fused_input.fill(inputs, images, shift, std, before=self.margin[0], size=self.spec.image_size, drawn=drawn)
+        return inputs
 
     def pictures(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return inputs of the network as pictures, for people.

@@ -45,7 +45,7 @@ def enlarge_fixed_point(images: torch.Tensor, size: int) -> torch.Tensor:
 
 def _enlarge_axis(images: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     """Return uint8 images enlarged along one axis, -1 or -2."""
-    left, right, left_weight, right_weight = _taps(images.shape[axis], size, images.device)
+    left, right, left_weight, right_weight = taps(images.shape[axis], size, images.device)
     shape = (-1,) + (1,) * (-1 - axis)  # weights vary along the axis alone
     total = images.index_select(axis, left).int().mul_(left_weight.view(shape))
     total.addcmul_(images.index_select(axis, right).int(), right_weight.view(shape))
@@ -53,7 +53,7 @@ def _enlarge_axis(images: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 
 @cache
-def _taps(source: int, size: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+def taps(source: int, size: int, device: torch.device) -> tuple[torch.Tensor, ...]:
     """Return left and right source pixel of each output pixel, (size,) int64, and their weights, (size,) int32.
 
     Weights are in fixed point. Pillow drops taps outside the image and normalises the rest, so that a border pixel has

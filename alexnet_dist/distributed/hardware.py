@@ -2,19 +2,24 @@
 
 import contextlib
 import ctypes
+import operator
 import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from accelerate import Accelerator
 
 from alexnet_dist.distributed.precision import Precision
 
+MEASURED = 0.1  # seconds that each operation is measured for
+LONGEST = 0.25  # seconds that one call of an operation may take
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # parameters of glibc's mallopt, from malloc.h
 
 
@@ -29,7 +34,7 @@ class Hardware:
     """Of each process, on a CPU."""
     precision: Precision
     peak_flops: float
-    """Floating-point operations a second in matrix products of that precision, measured, over all ranks."""
+    """Floating-point operations a second in products and convolutions of that precision, measured, over all ranks."""
 
 
 def keep_freed_memory() -> None:
@@ -64,7 +69,7 @@ def cpu_threads(environment: Mapping[str, str] = os.environ) -> int:
 def survey(accelerator: Accelerator, precision: Precision) -> Hardware:
     """Return the devices of the run. Every rank must call it: their peaks are summed."""
     device, num_ranks, threads = accelerator.device, accelerator.num_processes, torch.get_num_threads()
-    peak = torch.tensor([matmul_flops(device, precision.dtype)], dtype=torch.float64, device=device)
+    peak = torch.tensor([peak_flops(device, precision.dtype)], dtype=torch.float64, device=device)
     total = float(accelerator.reduce(peak, "sum").item())
     return Hardware(device_name(device), num_ranks, threads, precision, peak_flops=total)
 
@@ -81,27 +86,61 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure a square matrix product, the best of those that fit into half a second, after one to warm up.
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure what MFU is a share of: the fastest of several matrix products and convolutions of AlexNet's kind.
+
+    Which is fastest depends on the device: with AMX large products, with AVX-512 small ones, and there a step's
+    convolutions pass them all. An operation that would take more than `LONGEST` at the best rate so far is left out,
+    so that a slow device is done in a second too.
 
     Args:
         device: where.
-        dtype: of the factors and of the product.
+        dtype: of the factors and of the result.
 
     Returns:
         Floating-point operations a second.
     """
-    size = 8192 if device.type == "cuda" else 4096  # 137 GFLOP: 0.1 s with AMX on two cores, where 1024 shows a third
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    product = torch.mm(left, right)
+    best = 0.0
+    for flops, make in sorted(_operations(device, dtype), key=operator.itemgetter(0)):
+        if flops <= LONGEST * best or not best:
+            best = max(best, flops / _least_seconds(make(), device))
+    return best
+
+
+def _operations(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[int, Callable[[], Callable[[], object]]]]:
+    """Yield of each operation its floating-point operations, and what makes its factors and returns the call."""
+
+    def product(size: int) -> Callable[[], object]:
+        left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        return partial(torch.mm, left, right, out=torch.empty_like(left))  # fresh memory would count against the peak
+
+    def convolution(batch: int, channels: int, kernels: int, size: int, side: int) -> Callable[[], object]:
+        shapes = (batch, channels, side, side), (kernels, channels, size, size)
+        images, weights = (torch.randn(shape, device=device, dtype=dtype) for shape in shapes)
+        factors = (factor.contiguous(memory_format=torch.channels_last) for factor in (images, weights))
+        return partial(F.conv2d, *factors, padding=size // 2)
+
+    on_gpu = device.type == "cuda"
+    for size in (1024, 2048, 4096, *((8192,) if on_gpu else ())):
+        yield 2 * size**3, partial(product, size)
+    batch = 512 if on_gpu else 16
+    for channels, kernels, size, side in ((64, 192, 5, 27), (192, 384, 3, 13), (384, 256, 3, 13)):  # conv2 to conv4
+        flops = 2 * batch * channels * kernels * size**2 * side**2
+        yield flops, partial(convolution, batch, channels, kernels, size, side)
+
+
+@torch.inference_mode()
+def _least_seconds(compute: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a call, the least of those that fit into `MEASURED`, after one to warm up."""
+    compute()
     seconds: list[float] = []
-    while sum(seconds) < 0.5:
+    while sum(seconds) < MEASURED:
         synchronize(device)
         start = time.perf_counter()
-        torch.mm(left, right, out=product)  # fresh memory would count against the peak
+        compute()
         synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
+    return min(seconds)
 
 
 def synchronize(device: torch.device) -> None:

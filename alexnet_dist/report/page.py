@@ -37,6 +37,8 @@ COMMANDS = {
 }
 """What the trained network can be used for, with the command; `{}` stands for the run folder."""
 
+TOO_LOW = " (the peak measured at the start is too low)"
+
 
 # ---- one run --------------------------------------------------------------------------------------------------------
 
@@ -58,7 +60,7 @@ def _headline(run: Run) -> dict[str, tuple[str, str]]:
         "final top-1": (percent(run.last("val/top1")), "" if loss is None else f"loss {loss:.4f}"),
         "epochs": (f"{ended} of {run.epochs}", f"{steps:,.0f} steps"),
         "wall time": (NOTHING if seconds is None else duration(seconds), ""),
-        "images per second": (number(rate), "" if mfu is None else f"MFU {100 * mfu:.1f}{NBSP}%"),
+        "images per second": (number(rate), "" if mfu is None else f"MFU {100 * mfu:.1f}{NBSP}%{TOO_LOW * (mfu > 1)}"),
     }
     return found if memory is None else found | {"peak memory": (f"{memory:.2f}{NBSP}GiB", "")}
 

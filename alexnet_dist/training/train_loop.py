@@ -50,7 +50,7 @@ class TrainContext:
     flops_per_image: int
     """Floating-point operations of a forward and a backward pass."""
     peak_flops: float
-    """Floating-point operations a second in matrix products, measured, over all ranks; for the MFU."""
+    """Floating-point operations a second in products and convolutions, measured, over all ranks; for the MFU."""
 
     @property
     def network(self) -> nn.Module:

@@ -177,3 +177,39 @@ def test_a_recipe_that_was_stopped_goes_on(trained, monkeypatch):
 def test_pictures_that_are_copied_are_among_those_that_a_run_draws():
     assert {name.rsplit("_", 1)[0] for name in recipes.PICTURES} <= set(kernel_images.PIXEL)
     assert {name.rsplit("_", 1)[1] for name in recipes.PICTURES} <= set(kernel_images.WHICH)
+
+
+def test_runs_for_a_gpu_go_on_where_they_were_stopped_and_are_kept_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(recipes, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(recipes, "GPU_CANDIDATES", ("--model.dropout 0",))
+    (tmp_path / "lines.txt").write_text("--optim.lr 1e-3\n\n")
+    facts = {"evaluated_on": "test", "final_top1": 0.5, "device": "NVIDIA H200", "wall_seconds": 60.0}
+    done = recipes.gpu_folder("quick", "", 1)
+    finished(done, [0.5], **facts)
+    started = []
+
+    def train(command, **_):
+        options = config.parse(command[2:])
+        started.append(
+            (options.seed, options.model.dropout, options.optim.lr, options.data.val_fraction, options.epochs)
+        )
+        assert options.data.dataset == ("photos" if "photos" in options.out_dir.name else "cifar")
+        finished(options.out_dir, [0.5], **facts)
+
+    monkeypatch.setattr(measuring, "subprocess", SimpleNamespace(run=train))
+    words = ["--gpu", "--candidates", str(tmp_path / "lines.txt"), "--photos", "photos", "--data.dataset", "cifar"]
+    for expected in (3 * 7 - 1, 0):
+        monkeypatch.setattr(sys, "argv", ["recipes.py", *words])
+        started.clear()
+        recipes.main()
+        assert len(started) == expected
+        if expected:
+            assert [run[1:4] for run in started[:9:3]] == [(0.25, 5e-4, 0.1), (0.0, 5e-4, 0.1), (0.25, 1e-3, 0.1)]
+            assert [run[0] for run in started[:3]] == [0, 1, 2]
+            assert (5, 0.0) in {(run[4], run[3]) for run in started}
+    kept = sorted(path.name for path in (tmp_path / "results" / "gpu").glob("*.json"))
+    assert len(kept) == 21
+    assert "quick_1.json" in kept
+    table = (tmp_path / "results" / "gpu" / "gpu.md").read_text()
+    assert "| `quick.yaml`  | 3 | test | 50.00 ± 0.00 % | NVIDIA H200 | 60 s |" in table

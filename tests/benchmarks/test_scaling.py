@@ -215,18 +215,64 @@ def test_plan_for_one_gpu_has_no_ranks_to_scale():
     assert {case.ranks for case in gpu.plan(1, gpu.GPU, smoke=False)} == {1}
 
 
-def test_gpu_tables(monkeypatch):
-    """A rate of 1,000 in training and 100 in evaluation makes an epoch of 50 + 100 s."""
-    records = [{"samples_seen": 10 * n, "perf/images_per_second": 1000.0} for n in (1, 2)]
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Measure with parts that take no time; a rate of 1,000 in training and 100 in evaluation."""
+    records = [{"samples_seen": 10 * n, "perf/images_per_second": 1000.0, "perf/data_wait_pct": 2.0} for n in (1, 2)]
     run = measuring.Run(0, 1.0, None, records, {"flops_per_image": 10**9, "peak_tflops": 2.0})
     monkeypatch.setattr(measuring, "train", lambda *_, **__: run)
     monkeypatch.setattr(communication, "measure", lambda _: FOUND)
-    results = gpu.measure(2, gpu.SMOKE, smoke=True)
+    loops = {"expert": {"images_per_second": 800.0, "workers": 0}, "timm": {"left_out": "timm is not installed"}}
+    for name, found in (("peers", loops), ("levers", {"none": 1000.0, "bf16": 500.0}), ("profile", {}), ("use", {})):
+        monkeypatch.setattr(gpu, f"measure_{name}", lambda _, found=found: found)
+    monkeypatch.setattr(gpu, "measure_one_rank", lambda _: {"seconds": 0.1})
+    monkeypatch.setattr(gpu, "correctness", lambda _: {"exit_code": 0})
+    saved = []
+    machine = gpu.Machine(gpu.SMOKE, smoke=True, images=tmp_path, folder=tmp_path)
+
+    def measure(minutes=60.0):
+        results = gpu.measure(2, machine, minutes=minutes, save=lambda found: saved.append(json.dumps(found)))
+        return results, saved
+
+    return measure
+
+
+def test_gpu_tables(measured):
+    results, saved = measured()
     assert list(results["communication"]) == ["2"]
-    assert [row["epoch_seconds"] for row in results["training"]] == pytest.approx([150] * 4)
+    assert [row["epoch_seconds"] for row in results["training"]] == pytest.approx([150] * 4), "50 + 100 s"
+    order = list(results["seconds"])
+    assert len(saved) == len(order)
+    assert "expert" not in saved[1], "each part is written as it ends"
+    assert order[:4] == ["correctness", "train.py variant 1 4 bf16 False", "peers", "levers"]
     text = gpu.markdown(results)
     assert "| weak | 2 | 8 | bf16 | 1,000 | 50% | 0.50 | 150.00 |" in text
+    assert "| expert | 800 | 1.25 | 0 |" in text
+    assert "| timm | timm is not installed |" in text
+    assert "| bf16 | 500 | 2.00 |" in text
     assert "no figures" in text
+
+
+def test_part_of_the_gpu_script_that_fails_or_comes_too_late_is_named(measured, monkeypatch):
+    def fail(_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(gpu, "measure_levers", fail)
+    results, _ = measured()
+    assert results["failed"] == {"levers": "no memory"}
+    assert "one rank" in results["seconds"], "the others go on"
+    assert "* levers failed: ['no memory']" in gpu.markdown(results)
+    late, _ = measured(minutes=-1)
+    assert late["left_out"][:2] == ["correctness", "train.py variant 1 4 bf16 False"]
+    assert "* peers was left out: time was up" in gpu.markdown(late)
+
+
+def test_missing_peers_are_installed_from_the_folder_alone(monkeypatch, tmp_path):
+    commands = []
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None if name == "timm" else name)
+    monkeypatch.setattr(gpu.subprocess, "run", lambda command, **_: commands.append(command))
+    gpu.install(tmp_path)
+    assert commands[0][-4:] == ["--no-index", "--find-links", str(tmp_path), "timm"]
 
 
 # ---- with children --------------------------------------------------------------------------------------------------
@@ -260,7 +306,10 @@ def test_train_py_runs_on_written_images(tmp_path):
 def test_gpu_script_without_a_gpu(tmp_path):
     subprocess.run([ROOT / "benchmarks/gpu.sh", "--smoke", "--out", tmp_path], check=True)
     results = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["kind"] for row in results["training"]] == ["variant", "variant", "weak", "strong"]
+    assert [row["kind"] for row in results["training"]] == ["variant", "weak", "strong", "variant"]
+    assert results["failed"] == {}
+    assert {"correctness", "peers", "levers", "profile", "photographs", "use", "one rank"} <= results.keys()
+    assert results["peers"]["expert"]["images_per_second"] > 0
 
 
 @pytest.mark.slow

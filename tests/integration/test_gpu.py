@@ -64,3 +64,68 @@ def test_photographs_on_the_gpu_are_those_of_the_cpu(tmp_path):
                 batches.append(list(made))
             for cpu, gpu in zip(*batches, strict=True):
                 assert all(torch.equal(gpu[key].cpu(), cpu[key]) for key in cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mix", [None, "mixup", "cutmix"])
+def test_inputs_by_one_kernel_are_those_of_torchs_operations(mix, dtype):
+    """To the bit, on the CPU and on the GPU; with colours, whose small product may be rounded in another order."""
+    from alexnet_dist.data import Inputs, InputSpec, augment
+
+    spec = InputSpec(224, stored_size=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
+    for axes in (None, ((0.1, 0.02, 0.03), (0.0, 0.05, -0.02), (0.01, 0.0, 0.02))):
+        settings = augment.Augment(
+            32, 100, 0, flips=True, cutout=0.25, mix=mix, mix_alpha=1.0, fill=(9, 8, 7), axes=axes
+        )
+        inputs = Inputs(spec, (2, 2), dtype, settings)
+        batch = {"images": torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8), "ids": torch.arange(64)}
+        if mix:
+            batch |= {"partner_images": batch["images"].flip(0), "partner_ids": batch["ids"].flip(0)}
+        on_gpu = {key: tensor.cuda() for key, tensor in batch.items()}
+        draws = inputs.draws(0, torch.device("cuda"))
+        own = draws[on_gpu["ids"]]
+        by_torch = inputs._by_torch(inputs._mixed(on_gpu, draws, own), settings.colors(own))
+        by_kernel = inputs._by_kernel(on_gpu, draws, settings.colors(own))
+        assert torch.equal(by_kernel, by_torch)
+        if axes is None:
+            assert torch.equal(by_kernel.cpu(), inputs.augmented(batch, draws.cpu()))
+        assert torch.equal(inputs._by_kernel(on_gpu, None, None), inputs._by_torch(on_gpu["images"], None))
+
+
+@pytest.mark.gpu
+def test_kernels_that_are_compared_at_their_first_use_stay_in_use(tmp_path):
+    from alexnet_dist.data import inputs
+
+    inputs._EQUALS_TORCH.clear()
+    run(tmp_path / "gpu", "--max-steps", "2", "--data.batch-size", "64")
+    assert inputs._EQUALS_TORCH
+    assert all(inputs._EQUALS_TORCH.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(8, 64, 55, 55), (8, 192, 27, 27), (8, 256, 13, 13)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_pools_by_kernels_are_torchs(shape, dtype):
+    """On integers, of which many are equal and whose sums every order of adding makes alike."""
+    import torch.nn.functional as F  # noqa: N812
+
+    from alexnet_dist.models.pool_relu import kernels_work, pool_relu
+
+    device = torch.device("cuda")
+    assert kernels_work(device, dtype), "the log says why not"
+    maps = torch.randint(-9, 9, shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    maps.requires_grad_()
+    expected, found = F.max_pool2d(F.relu(maps), 3, 2), pool_relu(maps)[0]
+    assert torch.equal(found, expected)
+    gradient = torch.randint(-9, 9, expected.shape, device=device).to(dtype)
+    assert torch.equal(torch.autograd.grad(found, maps, gradient)[0], torch.autograd.grad(expected, maps, gradient)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("parts", ["1", "2"])
+def test_cuda_graphs_change_no_loss(tmp_path, parts):
+    """Against the compiled network without them; two epochs, so that evaluation replays graphs too."""
+    flags = ["--model.dropout", "0", "--epochs", "2", "--optim.accumulate", parts]
+    compiled = losses(run(tmp_path / "compiled", *flags, "--runtime.compile"))
+    assert losses(run(tmp_path / "graphs", *flags, "--runtime.cuda-graphs")) == pytest.approx(compiled, rel=1e-3)

@@ -132,8 +132,8 @@ def test_a_collapse_and_the_end_are_alerts(tmp_path, collector):
 
 
 def test_a_nan_is_an_alert_and_no_success(tmp_path, collector, monkeypatch):
-    make = Inputs.__call__
-    monkeypatch.setattr(Inputs, "__call__", lambda *arguments: make(*arguments) * torch.nan)
+    make = Inputs.augmented
+    monkeypatch.setattr(Inputs, "augmented", lambda *arguments: make(*arguments) * torch.nan)
     with pytest.raises(metrics.NonFiniteError):
         run(tmp_path / "run", *WANDB)
     ((title, text, level),) = collector.alerts

@@ -32,7 +32,7 @@ def on_a_rank():
     except UserError as raised:
         error = str(raised)
     after = accelerator_module.from_main(accelerator, lambda: f"still talking: {rank}")
-    hardware_module.matmul_flops = lambda *_arguments: 10.0 + rank
+    hardware_module.peak_flops = lambda *_arguments: 10.0 + rank
     hardware = hardware_module.survey(accelerator, precision_module.Precision("fp32", ""))
     accelerator.end_training()
     return {

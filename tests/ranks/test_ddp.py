@@ -143,7 +143,7 @@ def test_ranks_and_steps_drop_different_units(tmp_path):
 def poisoned_run(folder: Path) -> str:
     """Give rank 1 alone a NaN in step 2 and return how this rank ended."""
     torch.set_num_threads(1)
-    prepare, calls = Inputs.__call__, []
+    prepare, calls = Inputs.augmented, []
 
     def poison(self, *arguments):
         calls.append(1)
@@ -152,7 +152,7 @@ def poisoned_run(folder: Path) -> str:
             inputs[0] = float("nan")
         return inputs
 
-    Inputs.__call__ = poison
+    Inputs.augmented = poison
     try:
         run(folder, *SAME, "--log.every-steps", "3")
     except metrics.NonFiniteError as error:

@@ -11,7 +11,7 @@ model.pretrained model.weights model.init model.conv1_init_scale model.dropout
 optim.name optim.momentum optim.muon_layers optim.nesterov optim.lr optim.scale_lr optim.schedule optim.step_epochs
 optim.warmup_epochs optim.weight_decay optim.beta2 optim.decay_biases optim.clip_norm optim.label_smoothing optim.ema
 optim.accumulate
-runtime.precision runtime.cpu runtime.compile runtime.comm_hook runtime.probe_network
+runtime.precision runtime.cpu runtime.compile runtime.cuda_graphs runtime.comm_hook runtime.probe_network
 runtime.timeout_seconds
 log.every_steps log.kernels_every_epochs log.conv2_kernel log.trackers
 wandb.mode wandb.project wandb.entity wandb.name wandb.group wandb.job_type wandb.tags wandb.artifacts wandb.shared

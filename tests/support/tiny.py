@@ -68,7 +68,7 @@ def run(
 
     config = parse([*FLAGS, "--out-dir", str(folder), *flags])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hardware, "matmul_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
+        patch.setattr(hardware, "peak_flops", lambda *_: 1e12)  # measuring it takes longer than such a run
         if not reported:
             patch.setattr(page, "write", lambda _: None)  # and so does its page
         if not drawn and not reported:
@@ -97,7 +97,7 @@ def program(flags: list[str], *, before: str = "") -> str:
         "from alexnet_dist.report import page\n"
         "from alexnet_dist.training import train_loop\n"
         "torchvision.models.alexnet = tiny.tiny_alexnet\n"
-        "hardware.matmul_flops, results.draw = lambda *_: 1e12, lambda *_: None\n"
+        "hardware.peak_flops, results.draw = lambda *_: 1e12, lambda *_: None\n"
         "built_in.synthetic = synthetic_images.drawn\n"
         f"{before}\n"
         "main(['train', *sys.argv[1:]], prog='train.py')\n"

@@ -73,7 +73,7 @@ if __name__ == "__main__":
         return sha256(path)
 
     torchvision.models.alexnet = tiny.tiny_alexnet
-    hardware.matmul_flops = lambda *_: 1e12
+    hardware.peak_flops = lambda *_: 1e12
     watchdog.PERIOD = 0.2
     page.write, results.draw = lambda _: None, lambda *_: None  # a second
     atomic_files.sha256 = slow_sha256

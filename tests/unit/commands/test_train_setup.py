@@ -125,6 +125,14 @@ def test_the_context_has_what_steps_need(prepared):
     assert prepared()[0].ema is None
 
 
+def test_network_is_compiled_if_asked(prepared, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _, mode: modes.append(mode))
+    for flags in ([], ["--runtime.compile"], ["--runtime.cuda-graphs"]):
+        prepared(*flags)
+    assert modes == ["default", "reduce-overhead"]
+
+
 def test_the_average_is_a_copy_that_takes_no_gradient(prepared):
     context = prepared("--optim.ema", "0.5")[0]
     average, own = list(context.ema.parameters()), list(context.network.parameters())

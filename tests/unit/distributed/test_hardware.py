@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 from launches import config_for
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet_dist.distributed import accelerator as accelerator_module
 from alexnet_dist.distributed import hardware as hardware_module
@@ -40,7 +42,7 @@ def test_cpu_threads(cores, wished, local_world_size, threads, monkeypatch):
 def test_survey_measures_the_peak(monkeypatch):
     accelerator, precision = accelerator_module.make_accelerator(config_for(cpu=True, precision="fp32"))
     measured = []
-    monkeypatch.setattr(hardware_module, "matmul_flops", lambda *arguments: measured.append(arguments) or 2.5e11)
+    monkeypatch.setattr(hardware_module, "peak_flops", lambda *arguments: measured.append(arguments) or 2.5e11)
     hardware = hardware_module.survey(accelerator, precision)
     assert measured == [(torch.device("cpu"), torch.float32)]
     assert hardware.peak_flops == 2.5e11
@@ -48,15 +50,38 @@ def test_survey_measures_the_peak(monkeypatch):
     assert hardware.threads == torch.get_num_threads()
 
 
-def test_matrix_products_are_counted_by_hand(monkeypatch):
-    ticks = iter([0.0, 0.25, 1.0, 1.5, 2.0, 2.125])  # start and end of each product
-    monkeypatch.setattr(hardware_module.time, "perf_counter", lambda: next(ticks))
-    products = []
-    monkeypatch.setattr(torch, "mm", lambda left, right, out=None: products.append((left.shape + right.shape, out)))
-    monkeypatch.setattr(torch, "randn", lambda *shape, **_kwargs: torch.empty(shape, device="meta"))
-    flops = hardware_module.matmul_flops(torch.device("cpu"), torch.float32)
-    assert flops == 2 * 4096**3 / 0.25, "the best of those that fit into half a second"
-    assert products == [(torch.Size([4096] * 4), None)] * 3, "one to warm up, two measured"
+def test_peak_is_that_of_the_fastest_operation(monkeypatch):
+    """Of the calls that fit into the time the quickest counts; an operation that would take too long is left out."""
+    calls, now = [], [0.0]
+    seconds = {"product": iter([9.0, 0.04, 0.02, 0.05]), "convolution": iter([9.0, 0.2])}  # the first warms up
+
+    def operation(name):
+        def call():
+            calls.append(name)
+            now[0] += next(seconds[name])
+
+        return lambda: call
+
+    found = [(10**12, operation("too long")), (2 * 10**9, operation("convolution")), (10**9, operation("product"))]
+    monkeypatch.setattr(hardware_module, "_operations", lambda *_: found)
+    monkeypatch.setattr(hardware_module.time, "perf_counter", lambda: now[0])
+    assert hardware_module.peak_flops(torch.device("cpu"), torch.float32) == pytest.approx(10**9 / 0.02)
+    assert calls == ["product"] * 4 + ["convolution"] * 2, "the smallest first, and none of more than a quarter second"
+    seconds.update(product=iter([9.0, 0.1]), convolution=iter([9.0, 0.1]))
+    assert hardware_module.peak_flops(torch.device("cpu"), torch.float32) == pytest.approx(2 * 10**9 / 0.1)
+
+
+def test_peak_covers_products_and_convolutions_of_alexnets_kind():
+    """Floating-point operations are those that torch counts."""
+    operations = list(hardware_module._operations(torch.device("cpu"), torch.bfloat16))
+    kinds = []
+    for flops, make in operations:
+        call = make()
+        with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+            result = call()
+        assert counter.get_total_flops() == flops
+        kinds.append((result.ndim, result.dtype))
+    assert kinds == [(2, torch.bfloat16)] * 3 + [(4, torch.bfloat16)] * 3
 
 
 TOUCH_FRESH_MEMORY = """

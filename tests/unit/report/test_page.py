@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import html
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,13 @@ WORDS = [
     "25 images, 72.00 % on the diagonal, after epoch 3",
     *("dog (2, 22.22 %)", "taken for dog 98.0 %, loss 6.25"),
 ]  # fmt: skip
+
+
+def test_rate_above_the_measured_peak_is_shown_with_the_reason(tmp_path):
+    folder = make_run(tmp_path / "run-7")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    (folder / "summary.json").write_text(json.dumps({**summary, "peak_tflops": 1.0}), encoding="utf-8")
+    assert "MFU 123.4 % (the peak measured at the start is too low)" in page_of(folder).text
 
 
 def test_the_page_of_a_run(tmp_path):
