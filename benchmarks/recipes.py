@@ -14,8 +14,8 @@ images of 96 pixels thirty times, as often as the reference sees its 50,000 of 2
 The third and the fourth compare what may become the next recipe on three seeds, again on held-out images, one run
 after another, and write candidates.md, photographs.md and conv1_scales.png from the runs that are done.
 `--gpu` (`gpu_runs.sh`) takes runs that only a GPU makes cheap, on three seeds: candidates, each a line of options in
-FILE added to the reference's, on held-out images at full size; then quick, lecture and long on the test images, and photos
-where a folder is named. It keeps each summary.json in docs/results/gpu. Not measured: no GPU was at hand.
+FILE added to the reference's, on held-out images at full size; then quick, lecture and long on the test images, and
+photos where a folder is named. It keeps each summary.json in docs/results/gpu. Not measured: no GPU was at hand.
 """
 
 import argparse

@@ -304,7 +304,7 @@ MUTATIONS = [
     Mutation(
         "recipe partners",
         "partners are augmented by the numbers of others",
-        "data/inputs.py: Inputs.augmented",
+        "data/inputs.py: Inputs._mixed",
         'draws[batch["partner_ids"]])',
         'draws[batch["ids"]])',
         "unit/training/test_train_loop.py::test_mixed_images_count_for_both_labels",

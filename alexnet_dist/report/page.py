@@ -172,7 +172,7 @@ def render(runs: Sequence[Run]) -> str:
         written=time.strftime("%Y-%m-%d %H:%M"),
         version=__version__,
     )
-    return draw(player=images.player(runs, most_bytes=MOST_BYTES - len(draw(player=None).encode())))
+    return draw(player=images.player(runs, most_bytes=MOST_BYTES - len(draw(player=None).encode(errors="replace"))))
 
 
 @functools.cache
