@@ -6,6 +6,7 @@ the data are private: their files have mode 0600, their sub-folders 0700.
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,9 @@ def choose_run_dir(config: Config, *, data_name: str) -> Path:
     """
     if config.out_dir is not None:
         return config.out_dir
-    stem = f"{data_name.rpartition('/')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    coding = sys.getfilesystemencoding()  # ascii under LC_ALL=C
+    name = data_name.rpartition("/")[2].encode(coding, "backslashreplace").decode(coding)
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     attempt = 1
     while True:
         folder = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")

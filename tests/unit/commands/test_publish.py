@@ -150,7 +150,7 @@ def a_file(folder):
             (lambda _, name=name: ["RUN", name], "it must be owner/name")
             for name in (
                 *("alexnet", "a/b/c", "a b/c", "https://huggingface.co/a/b", "a--b/c", "/b", "a/", "a/.."),
-                *("a/b.", "a/b.git", f"a/{'b' * 95}"),
+                *("a/b.", "a/b.git", f"a/{'b' * 97}"),
             )
         ),
         (lambda folder: [str(folder), NAME], "holds no checkpoint"),
