@@ -85,6 +85,7 @@ def train(arguments: Sequence[str], *, prog: str) -> NoReturn:
 
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(levelname)s: %(message)s")
+    logging.raiseExceptions = False  # no tracebacks where wandb's own log file lacks the letters of a name
     again = "the same command with the same --out-dir continues"
     try:
         train_command.train(config)

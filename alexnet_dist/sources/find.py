@@ -37,6 +37,7 @@ def options_of(config: DataConfig, environment: Mapping[str, str]) -> SourceOpti
 
 def folder_of(cache: Path, key: str, name: str) -> Path:
     """Return the folder of a prepared data set within the cache; its stores of photographs lie beside it."""
+    name = os.fsdecode(name.encode())  # under LC_ALL=C, the same bytes as elsewhere
     return cache / f"{name.replace('/', '--')}-v{FORMAT}-{key[:16]}"
 
 

@@ -79,8 +79,8 @@ def _key(listed: dict[str, list[Folder]], names: tuple[str, ...], options: Sourc
     digest = hashlib.sha256(repr((names, options.train_split, options.eval_split)).encode())
     for split, folders in listed.items():
         for folder in folders:
-            digest.update(repr((split, folder.path, len(folder.names))).encode())
-            digest.update(os.fsencode("\0".join(folder.names)))
+            digest.update(repr((split, printable(folder.path), len(folder.names))).encode())
+            digest.update("\0".join(folder.names).encode("utf-8", "surrogateescape"))
             digest.update(np.array([folder.sizes, folder.times], np.int64).tobytes())
     return digest.hexdigest()
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import mmap
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,9 @@ def choose_run_dir(config: Config, *, data_name: str) -> Path:
     """
     if config.out_dir is not None:
         return config.out_dir
-    stem = f"{data_name.rpartition('/')[2]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    coding = sys.getfilesystemencoding()  # ascii under LC_ALL=C
+    name = data_name.rpartition("/")[2].encode(coding, "backslashreplace").decode(coding)
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     attempt = 1
     while True:
         folder = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")

@@ -180,6 +180,13 @@ def frozen_second(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("frozen_second")
+def test_a_chosen_folder_has_a_name_that_the_locale_can_write(monkeypatch):
+    assert run_dir.choose_run_dir(Config(), data_name="org/caf\u00e9").name == "caf\u00e9-20260102-030405"
+    monkeypatch.setattr(run_dir.sys, "getfilesystemencoding", lambda: "ascii")  # as under LC_ALL=C PYTHONUTF8=0
+    assert run_dir.choose_run_dir(Config(), data_name="caf\u00e9").name == r"caf\xe9-20260102-030405"
+
+
+@pytest.mark.usefixtures("frozen_second")
 def test_a_chosen_folder_is_new():
     chosen = []
     for _ in range(4):
