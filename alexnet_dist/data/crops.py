@@ -168,8 +168,8 @@ def _resized(picture: Images, height: int, width: int, into: Images | None = Non
     would do it by several threads, which get in the way of the loader's, and for a batch of one it must see from the
     stride of the batch what the layout is (pytorch/pytorch#68430). Read-only pixels are copied, as torch warns of them.
     """
-    found = f"{picture.shape[2:]} {picture.dtype}"
-    assert found == "(3,) uint8", f"a picture must be (H, W, 3) uint8, not {picture.shape} {picture.dtype}"
+    found = f"{picture.shape} {picture.dtype}"
+    assert found.endswith(", 3) uint8"), f"a picture must be (H, W, 3) uint8, not {found}"
     image = _as_batch(np.require(picture, requirements=["C", "W"]))
     result = _as_batch(np.empty((height, width, 3), np.uint8) if into is None else into)
     if (height, width) == image.shape[2:]:

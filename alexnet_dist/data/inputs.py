@@ -187,8 +187,8 @@ class Inputs:
         bits: each case is compared when it is first used, which waits for the device.
         """
         images = batch["images"]
-        is_resized = self.augment is not None and self.augment.crops not in (None, 1)  # which the kernel does not do
-        if not (images.is_cuda and len(images) >= FEWEST_FUSED and self.dtype.itemsize <= 4) or is_resized:
+        fits = self.augment is None or self.augment.crops in (None, 1)  # the kernel does no random resized crops
+        if not (images.is_cuda and len(images) >= FEWEST_FUSED and self.dtype.itemsize <= 4 and fits):
             return by_torch()
         case = (self, images.shape[1:], draws is None, "partner_ids" in batch)
         if case in _EQUALS_TORCH:
