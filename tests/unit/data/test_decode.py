@@ -308,6 +308,8 @@ def in_mode(mode):
 def test_other_modes_become_rgb_as_pillow_converts_them(mode):
     content = in_mode(mode)
     with Image.open(io.BytesIO(content)) as image:
+        if mode == "YCbCr" != image.mode:
+            pytest.skip("this Pillow opens such a TIFF file as RGB")
         assert image.mode == mode.split()[0], "the file does not test what it should"
     np.testing.assert_array_equal(decoded(content), as_pillow_reads(content))
 
