@@ -216,7 +216,7 @@ def measure_use(machine: Machine) -> Row:
         run, photos = Path(scratch) / "run", Path(scratch) / "photos"
         measuring.run_child(["train.py", *measuring.SILENT, *machine.flags, "--max-steps", "1", "--out-dir", str(run)])
         write_photographs(photos, count)
-        program = ["-m", "alexnet_dist.commands.main"]
+        program = ["-m", "alexnet_dist"]
         evaluated = measuring.run_child([*program, "evaluate", str(run), *cpu])
         predicted = measuring.run_child([*program, "predict", str(run), str(photos / "test"), *cpu])
     return {"evaluate": {"seconds": evaluated.seconds}, "predict": {"pictures": count, "seconds": predicted.seconds}}
