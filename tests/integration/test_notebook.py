@@ -1,6 +1,7 @@
 """The lecture's notebook: what it keeps is for everybody's eyes, and its cells run."""
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -11,6 +12,8 @@ import pytest
 from deadlines import deadline
 from PIL import Image
 from places import ROOT
+
+from alexnet_dist.config import OptimConfig
 
 NOTEBOOK = ROOT / "notebooks/lecture33.ipynb"
 LARGEST = 600_000  # bytes
@@ -64,6 +67,11 @@ def test_the_kept_outputs_are_those_of_one_execution_without_faults(kept):
     assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
     assert {output.get("name", "stdout") for output in outputs} == {"stdout"}, "nothing was written to stderr"
     check_contents(kept)
+
+
+def test_the_kept_configuration_has_todays_options(kept):
+    (text,) = [text_of(cell) for cell in code_cells(kept) if cell["id"] == "config"]
+    assert re.findall(r"(\w+)=", text) == [field.name for field in dataclasses.fields(OptimConfig)]
 
 
 def test_nothing_tells_of_the_machine(kept):
