@@ -190,7 +190,7 @@ class Inputs:
         fits = self.augment is None or self.augment.crops in (None, 1)  # the kernel does no random resized crops
         if not (images.is_cuda and len(images) >= FEWEST_FUSED and self.dtype.itemsize <= 4 and fits):
             return by_torch()
-        case = (self, images.shape[1:], draws is None, "partner_ids" in batch)
+        case = (self, images.dtype, images.shape[1:], draws is None, "partner_ids" in batch)
         if case in _EQUALS_TORCH:
             return self._by_kernel(batch, draws, colors) if _EQUALS_TORCH[case] else by_torch()
         inputs, reason = by_torch(), "its result differs"

@@ -134,6 +134,8 @@ def test_kernel_is_compared_once_and_used_then(monkeypatch):
     first, second = ours(images), ours(images)
     assert calls == ["_by_torch", "_by_kernel", "_by_kernel"]
     assert torch.equal(first, second)
+    with pytest.raises(AssertionError, match=r"uint8.*float32"):  # which the kernel would take for values up to 255
+        ours((images / 255).as_subclass(OnCuda))
     calls.clear()
     ours(images[:1]), ours(images_of(2, 8)), made(16, dtype=torch.float64)(images)
     assert calls == ["_by_torch"] * 3, "few images, a CPU, and float64"
