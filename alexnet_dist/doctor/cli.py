@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from alexnet_dist import __version__
 from alexnet_dist.config import Config, parse, to_dict
@@ -43,11 +43,17 @@ def main(argv: Sequence[str]) -> int:
     for result in run_checks(config, options, nodes):
         levels.append(result.level)
         if result.level != "ok" or not options.quiet:
-            print(result, file=sys.stderr if options.quiet else sys.stdout, flush=True)
+            _print(result, sys.stderr if options.quiet else sys.stdout)
     errors, warned = levels.count("error"), levels.count("warning")
     if not options.quiet:
-        print(f"{errors} error{'s' * (errors != 1)}, {warned} warning{'s' * (warned != 1)}", flush=True)
+        _print(f"{errors} error{'s' * (errors != 1)}, {warned} warning{'s' * (warned != 1)}", sys.stdout)
     return EXIT_USER if errors else EXIT_DONE
+
+
+def _print(line: object, stream: TextIO) -> None:
+    """Print a line, or drop it where the stream is closed or full: a launch goes on without the preflight's words."""
+    with contextlib.suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
 def _options() -> argparse.ArgumentParser:
@@ -189,12 +195,13 @@ def command(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         code = main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print(f"error: {error}", sys.stderr)
         code = EXIT_USER
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except SystemExit as stop:  # --help, SIGTERM
         code = int(stop.code or 0)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):  # a full disk, or None for a stream that is closed
+            stream.flush()
     os._exit(code)  # with an abandoned thread that waits for a store, Python's own exit would abort

@@ -1,6 +1,8 @@
 """The preflight on a machine that is well, its options, and who is to meet."""
 
+import io
 import re
+import sys
 
 import pytest
 from preflight import WELL, found, levels, nodes_at
@@ -27,6 +29,26 @@ def test_quiet_prints_what_is_wrong_alone_and_to_stderr(capsys, tmp_path):
     for arguments in (["--quiet"], ["--quiet", "--out-dir", "taken", "--help"]):
         assert cli.main([*WELL, *arguments]) == 0
         assert capsys.readouterr() == ("", "")
+
+
+class Full(io.StringIO):
+    def write(self, _text):
+        raise OSError(28, "No space left on device")
+
+    flush = lambda self: self.write("")  # noqa: E731 - as of a file
+
+
+@pytest.mark.parametrize("stream", [Full(), None], ids=["full", "closed"])
+@pytest.mark.parametrize(("folder", "code"), [("runs/new", 0), ("taken", 2)])
+def test_words_that_cannot_be_printed_hold_up_no_launch(monkeypatch, tmp_path, stream, folder, code):
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setattr(cli.os, "_exit", sys.exit)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream)
+    for quiet in ([], ["--quiet"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.command([*WELL, *quiet, "--out-dir", folder])
+        assert ended.value.code == code
 
 
 @pytest.mark.parametrize(("variable", "value"), [("ALEXNET_DIST_SKIP_DOCTOR", "1"), ("LOCAL_RANK", "1")])
