@@ -51,7 +51,7 @@ def report_epoch(run: TrainRun, progress: Progress, record: Metrics, evaluation:
     log.log(record)
     words = ""
     if log.enabled and (collapse := evaluation.collapse()):
-        moved = kernel_images.moved(run.kernels_before, kernel_images.snapshot(run.context.network))
+        moved = kernel_images.moved(run.kernels_before, now)
         words = run_summary.collapse_words(collapse, record, num_classes=len(names), moved=moved)
         log.alert("Nothing learned", words, level="WARN")
 
@@ -82,8 +82,9 @@ def _keep_best(folder: Path, record: Metrics, now: kernel_images.Weights, *, is_
     """Keep the kernels of the best epoch so far in place of those kept before; nothing where it has pictures."""
     try:
         path = run_dir.private_folder(folder, "figures") / BEST
-        path.unlink(missing_ok=True)
-        if not is_drawn:
+        if is_drawn:
+            path.unlink(missing_ok=True)
+        else:
             with atomic_files.whole(path) as scratch:
                 weights.write(scratch, now | {key: torch.tensor(record[key]) for key in PLACE}, metadata=None)
     except OSError as error:

@@ -5,7 +5,7 @@ of an image depends on (seed, epoch, image id) alone: not on the batch, the rank
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +120,19 @@ class Augment:
         if self.axes is None:
             return None
         return (draws[:, COLOR].float() / WHOLE) @ torch.tensor(self.axes, device=draws.device)
+
+
+class Drawn(NamedTuple):
+    """What augments a batch."""
+
+    settings: Augment
+    table: torch.Tensor
+    """(N, 10) int32 or wider: `Augment.draws`."""
+    ids: torch.Tensor
+    """(B,) int64: rows of the table."""
+    partners: torch.Tensor | None
+    """(B, 3, S, S) uint8, stored as the images are; None where images are not mixed."""
+    partner_ids: torch.Tensor | None
 
 
 def mix(images: torch.Tensor, partners: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,7 @@ def resized_crop(crop: Images, size: int, into: Images | None = None) -> torch.T
     Args:
         crop: (height, width, 3) uint8, the pixels of the box.
         size: S, the side of the result in pixels.
-        into: (S, S, 3) uint8, memory of the result; None for new memory, which costs a fifth of the time.
+        into: (S, S, 3) uint8, memory of the result; None for new memory, which takes a fifth longer.
 
     Returns:
         (3, S, S) uint8.

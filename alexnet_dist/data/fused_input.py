@@ -5,8 +5,6 @@ Bytes of a batch of 512 images of 32 pixels, in bf16 at 224 with conv1's margin:
 and write 7 GB. Both are counted, not timed: not measured on a GPU. Tests run it by Triton's interpreter, on a CPU.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -19,19 +17,6 @@ BITS = tl.constexpr(resize.FRACTION_BITS)
 WHOLE = tl.constexpr(augment.WHOLE)
 
 
-class Drawn(NamedTuple):
-    """What augments a batch."""
-
-    settings: augment.Augment
-    table: torch.Tensor
-    """(N, 10) int32 or wider: `Augment.draws`."""
-    ids: torch.Tensor
-    """(B,) int64: rows of the table."""
-    partners: torch.Tensor | None
-    """(B, 3, S, S) uint8, stored as the images are; None where images are not mixed."""
-    partner_ids: torch.Tensor | None
-
-
 def fill(
     inputs: torch.Tensor,
     images: torch.Tensor,
@@ -40,7 +25,7 @@ def fill(
     *,
     before: int,
     size: int,
-    drawn: Drawn | None = None,
+    drawn: augment.Drawn | None = None,
     block: int = BLOCK,
 ) -> None:
     """Write the network's input, its margin's zeros too.

@@ -21,6 +21,7 @@ import torch
 from alexnet_dist.architecture import SMALLEST_IMAGE, Channels
 from alexnet_dist.config import LARGEST_IMAGE
 from alexnet_dist.data import augment, crops
+from alexnet_dist.data.augment import Drawn
 from alexnet_dist.data.loader import Batch
 from alexnet_dist.data.resize import enlarge
 from alexnet_dist.errors import UserError
@@ -124,21 +125,19 @@ class Inputs:
         """Return an epoch's random numbers, (N, 10) int32 for N training images; None without augmentation."""
         return None if self.augment is None else self.augment.draws(epoch).to(device)
 
-    def __call__(self, images: torch.Tensor, colors: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the network's input for images without augmentation, that of colours aside.
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the network's input for images without augmentation.
 
         Args:
             images: (B, 3, S, S) uint8, S at most `spec.image_size`.
-            colors: (B, 3) float32 in [0, 1], added to all pixels of each image; None for nothing.
 
         Returns:
             (B, 3, P, P) of `dtype`, channels_last; in [0, 1] or normalised, with the margin.
         """
-        alone: Batch = {"images": images, "labels": images, "ids": images}  # of which the images alone are read
-        return self._made(alone, None, colors, lambda: self._by_torch(images, colors))
+        return self._made(images, None, None, lambda: self._by_torch(images, None))
 
     def _by_torch(self, images: torch.Tensor, colors: torch.Tensor | None) -> torch.Tensor:
-        """Return what `__call__` does, by torch's operations."""
+        """Return what `__call__` does, by torch's operations; `colors` are added to all pixels of each image."""
         at_once = CACHED_IMAGES if images.device.type == "cpu" else len(images)
         inputs, inner = self._empty(len(images), images.device)
         size, arithmetic = self.spec.image_size, torch.promote_types(self.dtype, torch.float32)
@@ -164,7 +163,10 @@ class Inputs:
         assert self.augment is not None
         own = draws[batch["ids"]]
         colors = self.augment.colors(own)
-        return self._made(batch, draws, colors, lambda: self._by_torch(self._mixed(batch, draws, own), colors))
+        drawn = Drawn(self.augment, draws, batch["ids"], batch.get("partner_images"), batch.get("partner_ids"))
+        return self._made(
+            batch["images"], drawn, colors, lambda: self._by_torch(self._mixed(batch, draws, own), colors)
+        )
 
     def _mixed(self, batch: Batch, draws: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """Return a batch's augmented images, (B, 3, S, S) uint8; `own` are the rows of `draws` that belong to them."""
@@ -176,8 +178,8 @@ class Inputs:
 
     def _made(
         self,
-        batch: Batch,
-        draws: torch.Tensor | None,
+        images: torch.Tensor,
+        drawn: Drawn | None,
         colors: torch.Tensor | None,
         by_torch: Callable[[], torch.Tensor],
     ) -> torch.Tensor:
@@ -186,30 +188,26 @@ class Inputs:
         They are also what takes over where the kernel does not run, for want of a C compiler, or does not give the same
         bits: each case is compared when it is first used, which waits for the device.
         """
-        images = batch["images"]
         fits = self.augment is None or self.augment.crops in (None, 1)  # the kernel does no random resized crops
         if not (images.is_cuda and len(images) >= FEWEST_FUSED and self.dtype.itemsize <= 4 and fits):
             return by_torch()
-        case = (self, images.dtype, images.shape[1:], draws is None, "partner_ids" in batch)
+        case = (self, images.dtype, images.shape[1:], drawn is None, drawn is not None and drawn.partners is not None)
         if case in _EQUALS_TORCH:
-            return self._by_kernel(batch, draws, colors) if _EQUALS_TORCH[case] else by_torch()
+            return self._by_kernel(images, drawn, colors) if _EQUALS_TORCH[case] else by_torch()
         inputs, reason = by_torch(), "its result differs"
         try:
-            _EQUALS_TORCH[case] = torch.equal(self._by_kernel(batch, draws, colors), inputs)
+            _EQUALS_TORCH[case] = torch.equal(self._by_kernel(images, drawn, colors), inputs)
         except Exception as error:  # noqa: BLE001 - of Triton, its compiler or the driver
             _EQUALS_TORCH[case], reason = False, str(error).partition("\n")[0]
         if not _EQUALS_TORCH[case]:
             logger.warning("inputs are made by torch's operations and not by one kernel: %s", reason)
         return inputs
 
-    def _by_kernel(self, batch: Batch, draws: torch.Tensor | None, colors: torch.Tensor | None) -> torch.Tensor:
-        """Return what `__call__` does, by one kernel."""
+    def _by_kernel(self, images: torch.Tensor, drawn: Drawn | None, colors: torch.Tensor | None) -> torch.Tensor:
+        """Return what `_by_torch` does of augmented images, by one kernel that augments them too."""
         from alexnet_dist.data import fused_input  # needs Triton
 
-        images, drawn, side = batch["images"], None, sum(self.margin) + self.spec.image_size
-        if draws is not None and self.augment is not None:
-            mixed = batch.get("partner_images"), batch.get("partner_ids")
-            drawn = fused_input.Drawn(self.augment, draws, batch["ids"], *mixed)
+        side = sum(self.margin) + self.spec.image_size
         mean, std = (_row(values, 1, images.device, torch.float32) for values in (self.spec.mean, self.spec.std))
         shift = mean[None] if colors is None else mean - _rows(colors, 1, torch.float32)[:, 0]
         inputs = torch.empty((len(images), side, side, 3), dtype=self.dtype, device=images.device).permute(0, 3, 1, 2)

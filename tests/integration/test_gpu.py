@@ -84,13 +84,14 @@ def test_inputs_by_one_kernel_are_those_of_torchs_operations(mix, dtype):
             batch |= {"partner_images": batch["images"].flip(0), "partner_ids": batch["ids"].flip(0)}
         on_gpu = {key: tensor.cuda() for key, tensor in batch.items()}
         draws = inputs.draws(0, torch.device("cuda"))
-        own = draws[on_gpu["ids"]]
+        own, mixed = draws[on_gpu["ids"]], (on_gpu.get("partner_images"), on_gpu.get("partner_ids"))
+        drawn = augment.Drawn(settings, draws, on_gpu["ids"], *mixed)
         by_torch = inputs._by_torch(inputs._mixed(on_gpu, draws, own), settings.colors(own))
-        by_kernel = inputs._by_kernel(on_gpu, draws, settings.colors(own))
+        by_kernel = inputs._by_kernel(on_gpu["images"], drawn, settings.colors(own))
         assert torch.equal(by_kernel, by_torch)
         if axes is None:
             assert torch.equal(by_kernel.cpu(), inputs.augmented(batch, draws.cpu()))
-        assert torch.equal(inputs._by_kernel(on_gpu, None, None), inputs._by_torch(on_gpu["images"], None))
+        assert torch.equal(inputs._by_kernel(on_gpu["images"], None, None), inputs._by_torch(on_gpu["images"], None))
 
 
 @pytest.mark.gpu

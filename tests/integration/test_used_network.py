@@ -6,12 +6,11 @@ import os
 import pytest
 import torch
 from image_sets import as_files
+from used import command, logits_of_evaluation
 
 import alexnet_dist
-from alexnet_dist.commands import main
 from alexnet_dist.config import parse
 from alexnet_dist.data import load as load_data
-from alexnet_dist.training.metrics import EvalCounts
 
 CIFAR = os.environ.get("ALEXNET_DIST_TEST_CIFAR10")
 SETS = {
@@ -19,12 +18,6 @@ SETS = {
     "cifar10": ["--data.dataset", str(CIFAR), "--data.limit", "1000"],
 }
 FLAGS = ["--max-steps", "8", "--data.batch-size", "128", "--log.trackers", "--log.kernels-every-epochs", "1000"]
-
-
-def command(name, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        main.main([name, *map(str, arguments), "--runtime.cpu"])
-    return ended.value.code
 
 
 @pytest.mark.slow
@@ -39,19 +32,11 @@ def test_logits_from_files_are_those_of_evaluation_to_the_bit(tmp_path, monkeypa
     files = as_files(
         tmp_path / "files", [data.test.picture(k) for k in range(len(data.test))], ["all"] * len(data.test)
     )
-    found = {}
-    add = EvalCounts.add
-
-    def spy(self, logits, labels, losses, ids, **keywords):
-        found.update(zip(ids.tolist(), logits.tolist(), strict=True))
-        return add(self, logits, labels, losses, ids, **keywords)
-
-    monkeypatch.setattr(EvalCounts, "add", spy)
-    assert command("evaluate", folder) == 0
+    expected = logits_of_evaluation(monkeypatch, folder)
     flags = ["--batch-size", "128", "--format", "jsonl", "--logits", "--out", tmp_path / "out"]
     assert command("predict", folder, files[0].parent, *flags) == 0
     rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
-    assert [row["logits"] for row in rows] == [found[k] for k in range(len(files))]
+    assert [row["logits"] for row in rows] == expected
     classifier = alexnet_dist.load(folder)
     best = [row["classes"][0]["name"] for row in rows]
     correct = sum(name == data.class_names[k] for name, k in zip(best, data.test.labels, strict=True))

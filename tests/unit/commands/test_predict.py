@@ -11,12 +11,11 @@ import torchvision
 from image_sets import as_files
 from PIL import Image
 from tiny import run, tiny_alexnet
+from used import command, logits_of_evaluation
 
 import alexnet_dist
-from alexnet_dist.commands import main
 from alexnet_dist.config import parse
 from alexnet_dist.data import load as load_data
-from alexnet_dist.training.metrics import EvalCounts
 
 SETS = {
     "digits": ["--data.dataset", "digits", "--data.limit", "200", "--data.image-size", "64"],
@@ -40,29 +39,9 @@ def narrow(monkeypatch):
     monkeypatch.setattr(torchvision.models, "alexnet", tiny_alexnet)
 
 
-def command(name, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        main.main([name, *map(str, arguments), "--runtime.cpu"])
-    return ended.value.code
-
-
-def logits_of_evaluation(monkeypatch, folder):
-    """Return the logits of each test image, by id, as the evaluate command computes them."""
-    found = {}
-    add = EvalCounts.add
-
-    def spy(self, logits, labels, losses, ids, **keywords):
-        found.update(zip(ids.tolist(), logits.tolist(), strict=True))
-        return add(self, logits, labels, losses, ids, **keywords)
-
-    monkeypatch.setattr(EvalCounts, "add", spy)
-    assert command("evaluate", folder, "--which", "last") == 0
-    return [found[k] for k in range(len(found))]
-
-
 def test_logits_from_files_are_those_of_evaluation_to_the_bit(trained, monkeypatch, tmp_path):
     folder, files, data = trained
-    expected = logits_of_evaluation(monkeypatch, folder)
+    expected = logits_of_evaluation(monkeypatch, folder, "--which", "last")
     flags = ["--which", "last", "--batch-size", "16", "--format", "jsonl", "--logits", "--out", tmp_path / "out"]
     assert command("predict", folder, files[0].parent, *flags) == 0
     rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]

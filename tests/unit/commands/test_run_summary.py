@@ -65,7 +65,7 @@ CONFIG = Config(
 
 
 def run_card(dataset, network, *, config=CONFIG, progress=None, tracking="none", size=32, fit="enlarge", **where):
-    of_run = {"flips": dataset.flips, "cutout": config.data.cutout, "crops": fit == "enlarge"}
+    of_run = {"flips": dataset.flips, "cutout": config.data.cutout, "crops": 1.0 if fit == "enlarge" else None}
     does = Augment(size, 9, 0, mix=None, mix_alpha=1.0, fill=(0, 0, 0), **of_run) if config.data.augment else None
     parts = parts_on(config, network, does=does, fit=fit, **where)
     places = {"hosts": {"a": 1, "b": 1}, "backend": "gloo", "interconnect": "eth0"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alexnet_dist.data import inputs
-from alexnet_dist.data.augment import Augment
+from alexnet_dist.data.augment import Augment, Drawn
 from alexnet_dist.data.inputs import Inputs, InputSpec
 
 AXES = ((0.1, 0.02, 0.03), (0.0, 0.05, -0.02), (0.01, 0.0, 0.02))
@@ -42,11 +42,16 @@ def made(size, *, stored=8, fit="enlarge", **how):
     return Inputs(spec, **how)
 
 
+def drawn(ours, batch, draws):
+    return Drawn(ours.augment, draws, batch["ids"], batch.get("partner_images"), batch.get("partner_ids"))
+
+
 def both(ours, batch, draws):
     """Return what torch's operations and the kernel make of a batch."""
     own = draws[batch["ids"]]
     colors = ours.augment.colors(own)
-    return ours._by_torch(ours._mixed(batch, draws, own), colors), ours._by_kernel(batch, draws, colors)
+    by_kernel = ours._by_kernel(batch["images"], drawn(ours, batch, draws), colors)
+    return ours._by_torch(ours._mixed(batch, draws, own), colors), by_kernel
 
 
 def assert_same_bits(expected, found):
@@ -55,8 +60,8 @@ def assert_same_bits(expected, found):
     assert torch.equal(*(tensor.view(kinds[tensor.element_size()]) for tensor in (found, expected))), "-0.0 is not 0.0"
 
 
-OFF = {"crops": False, "flips": False, "cutout": 0.0, "axes": None}
-ON = {"crops": True, "flips": True, "cutout": 0.4, "axes": AXES}
+OFF = {"crops": None, "flips": False, "cutout": 0.0, "axes": None}
+ON = {"crops": 1.0, "flips": True, "cutout": 0.4, "axes": AXES}
 
 
 @pytest.mark.parametrize("mix", [None, "mixup", "cutmix"])
@@ -77,14 +82,14 @@ def test_types_and_margins(dtype, size, margin):
 @pytest.mark.parametrize(("stored", "size"), [(8, 8), (8, 56), (7, 24), (9, 31), (32, 63), (1, 5), (28, 32)])
 def test_sizes_without_augmentation(stored, size):
     ours, images = made(size, stored=stored, margin=(2, 1), dtype=torch.bfloat16), images_of(2, stored)
-    assert_same_bits(ours._by_torch(images, None), ours._by_kernel({"images": images}, None, None))
+    assert_same_bits(ours._by_torch(images, None), ours._by_kernel(images, None, None))
     channels_last = images.contiguous(memory_format=torch.channels_last).flip(-1)
-    found = ours._by_kernel({"images": channels_last}, None, None)
+    found = ours._by_kernel(channels_last, None, None)
     assert_same_bits(ours._by_torch(images.flip(-1), None), found)
 
 
 def test_photographs_come_in_the_size_of_the_input():
-    settings = dataclasses.replace(PLAIN, source_size=16, crops=False, cutout=0.25, mix="cutmix")
+    settings = dataclasses.replace(PLAIN, source_size=16, crops=None, cutout=0.25, mix="cutmix")
     ours = made(16, stored=None, fit="crop", dtype=torch.bfloat16, augment=settings)
     assert_same_bits(*both(ours, batch_of(4, 16, mixed=True), ours.draws(0, torch.device("cpu"))))
 

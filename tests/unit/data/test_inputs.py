@@ -65,7 +65,10 @@ def test_colours_are_added_to_all_pixels_of_an_image():
     images = np.random.default_rng(2).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
     settings = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.5)}
     colors = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) / 10
-    plain, shifted = make(**settings)(channels_first(images)), make(**settings)(channels_first(images), colors)
+    plain, shifted = (
+        make(**settings)(channels_first(images)),
+        make(**settings)._by_torch(channels_first(images), colors),
+    )
     expected = plain + (colors / torch.tensor(settings["std"]))[:, :, None, None]
     torch.testing.assert_close(shifted, expected, atol=3e-6, rtol=0)
     assert (shifted - plain).abs().max() > 0.1
