@@ -254,7 +254,20 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Train AlexNet. `--config FILE.yaml`, or a recipe by name, is read first; flags win. Defaults: `reference`."""
+    """Train AlexNet. `--config FILE.yaml`, or a recipe by name, is read first; flags win. Defaults: `reference`.
+
+    Most used:
+      --config NAME             a recipe (quick, reference, photos, ...) or a file
+      --data.dataset NAME       a Hub id, a folder of images, a zip file, ...
+      --epochs INT              passes over the training images
+      --out-dir PATH            run folder; the same command continues it
+      --seed INT                everything random follows from it
+      --data.batch-size INT     images per step of all processes together
+      --optim.lr FLOAT          peak learning rate
+      --model.weights PATH      start from the weights of a file
+      --runtime.precision NAME  bf16, fp16 or fp32
+      --wandb.mode MODE         online, offline or disabled
+    """
 
     epochs: int = 30
     """Passes over the training images."""

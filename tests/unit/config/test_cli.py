@@ -1,12 +1,16 @@
 """The command line and YAML files."""
 
+import re
+from typing import get_args, get_type_hints
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from options import OPTIONS
 
-from alexnet_dist.config import Config, parse, to_yaml
+from alexnet_dist.config import Config, cli, parse, to_yaml
+from alexnet_dist.config.schema import RuntimeConfig, WandbConfig
 from alexnet_dist.errors import UserError
 
 
@@ -134,3 +138,19 @@ def test_any_mapping_is_a_configuration_or_a_user_error(tmp_path_factory, conten
         message = str(error)
         assert message
         assert "\n" not in message
+
+
+def test_help_begins_with_the_ten_options_that_people_use_most(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    most_used, sections = capsys.readouterr().out.split("Most used:\n")[1].split("\n options", 1)
+    lines = most_used.strip().splitlines()
+    assert len(lines) == 10
+    flags = {line.split()[0] for line in lines}
+    assert flags - {"--config"} == {flag for flag in flags if f"\n  {flag} " in sections}
+    recipes = re.search(r"a recipe \((.*?), \.\.\.\)", most_used)[1].split(", ")
+    assert set(recipes) <= {path.stem for path in cli.RECIPES.glob("*.yaml")}
+    modes = dict(line.split(None, 2)[::2] for line in lines)
+    for flag, choices in (("--wandb.mode", WandbConfig), ("--runtime.precision", RuntimeConfig)):
+        known = get_args(get_type_hints(choices)[flag.rpartition(".")[2]])
+        assert set(re.split(", | or ", modes[flag])) == set(known) - {"auto"}
