@@ -1,4 +1,4 @@
-"""Numbers as words: durations and shares."""
+"""Numbers as words: durations and shares; and names in a length that file systems take."""
 
 NBSP = "\N{NO-BREAK SPACE}"
 NOTHING = "\N{EN DASH}"
@@ -18,3 +18,11 @@ def duration(seconds: float) -> str:
 def percent(share: float | None) -> str:
     """Return `12.34 %` for the share 0.1234; a dash for None."""
     return NOTHING if share is None else f"{100 * share:.2f}{NBSP}%"
+
+
+def shortened(name: str, *, most: int = 80) -> str:
+    """Return a name, or its beginning of `most` bytes: with what is added to it, a file's name has 143 at most.
+
+    That is what eCryptfs takes; other file systems take 255.
+    """
+    return name.encode()[:most].decode(errors="ignore")

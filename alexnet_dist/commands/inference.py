@@ -35,7 +35,8 @@ def open_network(source: str, options: NetworkOptions) -> Classifier:
     names = None
     if options.classes is not None:
         try:
-            names = tuple(options.classes.read_text(encoding="utf-8").splitlines())
+            lines = options.classes.read_text(encoding="utf-8-sig").split("\n")  # with a BOM, if Windows wrote it
+            names = tuple(line for line in lines if line)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--classes {options.classes} cannot be read: {error}") from None
     by_hand = ByHand(options.mean, options.std, names, options.image_size)
@@ -118,7 +119,7 @@ def picture_files(words: Sequence[str]) -> list[str]:
     found: list[str] = []
     for word in words:
         if word == "-":
-            found += [line for line in sys.stdin.read().splitlines() if line]
+            found += [line for line in sys.stdin.read().split("\n") if line]
         elif Path(word).is_dir():
             tree = folders.scan(os.path.realpath(word))
             files = sorted(str(Path(word, each.path, name)) for each in tree.walk() for name in each.names)

@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "alexnet-dist") -> No
     """
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
     standard_streams.guard(drop=command == "train")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        if not (value := os.environ.get(name, "0")).lstrip("-").isdecimal():
+            fail(f"the environment has {name}={value}, which is no number: unset it", code=EXIT_USER, common=False)
     if command == "train":
         train(arguments, prog=prog if prog == "train.py" else f"{prog} train")
     if command == "doctor":

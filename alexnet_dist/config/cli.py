@@ -68,6 +68,8 @@ def parse_options(argv: Sequence[str], default: T, *, prog: str) -> T:
 
 
 def _parse_tokens(tokens: list[str], default: T, *, prog: str, origin: str = "") -> T:
+    home = os.path.expanduser("~")  # noqa: PTH111 - no shell expands it in `--out-dir=~/run`, nor does YAML
+    tokens = [re.sub("^(--[^=]+=)?~/", rf"\1{home}/", token) for token in tokens]
     printed = io.StringIO()  # not a terminal: tyro then frames its messages in ASCII
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
@@ -113,7 +115,7 @@ def _find(name: str) -> Path:
 def _read_yaml(path: Path) -> list[str]:
     """Turn a YAML mapping into flags, so that files and flags are checked by the same code."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -124,6 +126,17 @@ def _read_yaml(path: Path) -> list[str]:
         return _flatten(content or {}, prefix="--")
     except UserError as error:
         raise UserError(f"--config {path}: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Reader of YAML that refuses a key given twice in a mapping: the first value would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's
+        """Return a mapping, after a check of its keys, where `batch-size` is `batch_size`."""
+        names = [str(key.value).replace("-", "_") for key, _ in node.value]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _flatten(mapping: dict[Any, Any], *, prefix: str) -> list[str]:

@@ -122,6 +122,8 @@ def picture(source: Picture) -> Images:
             raise UserError(f"an array of pixels must be (H, W, 3) uint8, not {source.shape} {source.dtype}")
         return source
     if isinstance(source, Image.Image):
+        if source.mode not in CONVERTIBLE_MODES:
+            raise UserError(f"an image of mode {source.mode} has no faithful conversion to 8-bit RGB: convert it first")
         return np.array(ImageOps.exif_transpose(source).convert("RGB"))
     try:
         content = Path(source).read_bytes()

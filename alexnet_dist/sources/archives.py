@@ -59,7 +59,8 @@ def list_zip(path: str, options: SourceOptions) -> Listing:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"--data.dataset {printable(path)} cannot be read: {first_line(error)}") from None
-    members = {member.filename.lstrip("/"): member for member in archive.infolist() if not member.is_dir()}
+    files = (member for member in archive.infolist() if not member.is_dir())
+    members = {file.filename.replace("\\", "/").lstrip("/"): file for file in files}  # Windows programs write a\b.png
     tree = _tree(members, os.stat(path).st_mtime_ns)  # noqa: PTH116
     holders = [folder for folder in tree.folders.values() if folder.count()]
     if len(holders) == 1 and not tree.names and not holders[0].names:  # one folder around all, as zip programs make it

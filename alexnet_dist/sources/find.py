@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from alexnet_dist.sources import archives, hub, tars
 from alexnet_dist.sources.folders import File, Folder, image_files, key_of, scan
 from alexnet_dist.sources.layout import Place, list_tree
 from alexnet_dist.sources.listing import Listing, SourceOptions
+from alexnet_dist.text import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +39,13 @@ def options_of(config: DataConfig, environment: Mapping[str, str]) -> SourceOpti
 
 def folder_of(cache: Path, key: str, name: str) -> Path:
     """Return the folder of a prepared data set within the cache; its stores of photographs lie beside it."""
-    name = os.fsdecode(name.encode())  # under LC_ALL=C, the same bytes as elsewhere
+    name = os.fsdecode(shortened(name).encode())  # under LC_ALL=C, the same bytes as elsewhere
     return cache / f"{name.replace('/', '--')}-v{FORMAT}-{key[:16]}"
 
 
 def is_prepared(folder: Path) -> bool:
     """Return whether a data set was prepared, as an array or as photographs, by the folder that `folder_of` gives."""
-    places = [folder, *folder.parent.glob(f"{folder.name}-*")]
+    places = [folder, *folder.parent.glob(f"{glob.escape(folder.name)}-*")]
     return any((place / "meta.json").exists() for place in places)
 
 

@@ -10,8 +10,9 @@ import re
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,10 @@ def list_local(folder: str, files: Sequence[File], options: SourceOptions) -> Li
                 found = found if isinstance(found, dict) else {"train": found}
             else:
                 tables = [file.path for file in files if file.path.endswith(".parquet")]
-                found = _local_splits(folder, tables, options, str(arrow_copy(options, key)))
+                builder = _local_splits(folder, tables, options, str(arrow_copy(options, key)))
+                _check_class_names(chain.from_iterable(builder.config.data_files.values()))
+                builder.download_and_prepare()
+                found = builder.as_dataset()
         except Exception as error:  # noqa: BLE001 - Arrow, YAML and each reader have errors of their own
             fault = _parquet_fault(folder, files) or _explained(error)
             raise UserError(f"{source}: {fault}") from None
@@ -205,16 +209,34 @@ def arrow_copy(options: SourceOptions, key: str) -> Path:
 
 
 def _local_splits(folder: str, tables: Sequence[str], options: SourceOptions, cache: str) -> Any:  # noqa: ANN401
-    """Return the splits of a folder, by its dataset card and file names."""
+    """Return what reads the splits of a folder, by its dataset card and file names: a builder of `datasets`."""
     import datasets
 
     script = os.path.join(folder, f"{os.path.basename(folder)}.py")  # noqa: PTH118, PTH119
     if not glob.has_magic(folder) and not os.path.exists(script):  # noqa: PTH110
-        return datasets.load_dataset(folder, options.config, cache_dir=cache)
+        return datasets.load_dataset_builder(folder, options.config, cache_dir=cache)
     by_split: dict[str, list[str]] = defaultdict(list)  # `datasets` takes [1] in a path for a pattern
     for path in tables:
         by_split[splits.split_word(path) or "train"].append(glob.escape(os.path.join(folder, path)))  # noqa: PTH118
-    return datasets.load_dataset("parquet", data_files=dict(by_split), cache_dir=cache)
+    return datasets.load_dataset_builder("parquet", data_files=dict(by_split), cache_dir=cache)
+
+
+def _check_class_names(files: Iterable[str]) -> None:
+    """Check that parquet files number the classes of a ClassLabel column alike: `datasets` reads all as the first one.
+
+    Raises:
+        UserError: two files do not.
+    """
+    import datasets
+    import pyarrow.parquet
+
+    first: dict[str, list[str]] = {}
+    for path in (path for path in files if path.endswith(".parquet")):
+        for column, feature in datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path)).items():
+            names = getattr(feature, "names", None)
+            if names and names != first.setdefault(column, names):
+                both = f"{splits.few(names)}, and {splits.few(first[column])} in files before it"
+                raise UserError(f"{printable(path)} has the classes {both}: write all files with one ClassLabel")
 
 
 def _parquet_fault(folder: str, files: Sequence[File]) -> str | None:
@@ -290,7 +312,10 @@ def list_tables(found: Mapping[str, Any], name: str, key: str, options: SourceOp
     def values(split: str) -> Sequence[Any]:
         if len(found[split]) == 0:
             raise UserError(f"{source}: the split {split} is empty")
-        return labels.values(_column(found[split], chosen.label, f"{source}: the split {split}"))
+        where = f"{source}: the split {split}"
+        its_labels = labels.values(_column(found[split], chosen.label, where))
+        own = getattr(found[split].features[chosen.label], "names", None)
+        return labels.translated(its_labels, own, chosen.class_names, where)
 
     def images(split: str, numbers: Labels) -> ArrowImages:
         column = _column(found[split], chosen.image, f"{source}: the split {split}")

@@ -102,6 +102,8 @@ def as_classes(
             if missing in found:
                 at = f"{where}: {split}[{found.index(missing)}]"
                 raise UserError(f"{at} has label {missing!r}: label it, remove it, or name another --data.label-column")
+    if str in (kinds := {type(value) for value in seen}) and len(kinds) > 1:
+        raise UserError(f"{where}: some labels are names and some are numbers: make them one kind")
     fractions = [value for value in seen if isinstance(value, float) and not value.is_integer()]
     if fractions:
         raise UserError(f"{where}: the labels are fractions, as {fractions[0]}: name classes by --data.label-column")
@@ -113,11 +115,35 @@ def as_classes(
     }
 
 
+def translated(
+    found: Sequence[Any], own: Sequence[str] | None, names: tuple[str, ...] | None, where: str
+) -> Sequence[Any]:
+    """Return a split's labels as positions in the training split's class names, which may be others than its own.
+
+    Args:
+        found: positions in `own`; without it, names, or positions in `names`.
+        own: class names of the split's ClassLabel column; None where it has a column of another kind.
+        names: those of the training split; None where the values of its column are the names.
+        where: begins error messages.
+
+    Raises:
+        UserError: a label's name is none of the training split's.
+    """
+    if names is None or (own is not None and tuple(own) == names):
+        return found
+    number = {name: k for k, name in enumerate(names)}
+    named = [own[label] if own and label in range(len(own)) else label for label in found]
+    if new := {name for name in named if isinstance(name, str) and name} - number.keys():
+        known = splits.few(names)
+        raise UserError(f"{where} has the class {splits.few(sorted(new))}, and the training split has {known}")
+    return [number.get(name, name) for name in named]
+
+
 def _checked(found: Sequence[Any], num_classes: int, where: str) -> Labels:
     """Return labels as (N,) int64, after a check that all are in [0, num_classes)."""
-    labels = np.array([-1 if label is None else label for label in found], np.int64)
+    labels = np.array([-1 if label in NO_LABEL else label for label in found], np.int64)
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         index = int(wrong[0])
-        raise UserError(f"{where}[{index}] has label {found[index]}; labels must be from 0 to {num_classes - 1}")
+        raise UserError(f"{where}[{index}] has label {found[index]!r}; labels must be from 0 to {num_classes - 1}")
     return labels

@@ -20,6 +20,7 @@ from alexnet_dist import atomic_files
 from alexnet_dist import config as configuration
 from alexnet_dist.config import Config
 from alexnet_dist.errors import UserError, printable
+from alexnet_dist.text import shortened
 from alexnet_dist.tracking.tracker import Record
 
 OPEN_MODE = 0o755  # of a new run folder
@@ -39,7 +40,7 @@ def choose_run_dir(config: Config, *, data_name: str) -> Path:
         return config.out_dir
     coding = sys.getfilesystemencoding()  # ascii under LC_ALL=C
     name = data_name.rpartition("/")[2].encode(coding, "backslashreplace").decode(coding)
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{shortened(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     attempt = 1
     while True:
         folder = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")

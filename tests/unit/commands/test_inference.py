@@ -8,7 +8,7 @@ import torch
 from class_folders import plant
 
 from alexnet_dist.commands import inference
-from alexnet_dist.config.commands import InferenceConfig
+from alexnet_dist.config.commands import InferenceConfig, NetworkOptions
 from alexnet_dist.errors import UserError
 
 
@@ -18,6 +18,18 @@ def test_pictures_are_files_as_named_and_folders_in_order(tmp_path, monkeypatch)
     named = [str(tmp_path / "b.png"), str(tmp_path / "a"), "-", "no/such.png"]
     inside = [str(tmp_path / "a" / name) for name in ("1.jpg", "2.png", "deep/0.webp")]
     assert inference.picture_files(named) == [named[0], *inside, "from/stdin.png", "no/such.png"]
+
+
+def test_only_a_line_feed_ends_a_path_from_stdin(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\u2028b.png\nc\x0cd.png\n"))
+    assert inference.picture_files(["-"]) == ["a\u2028b.png", "c\x0cd.png"]
+
+
+@pytest.mark.parametrize("content", [b"cat\ndog", b"\xef\xbb\xbfcat\r\ndog\r\n", b"cat\ndog\n\n"])
+def test_class_names_are_read_from_files_of_any_system(tmp_path, monkeypatch, content):
+    (tmp_path / "names.txt").write_bytes(content)
+    monkeypatch.setattr(inference, "load", lambda *_, by_hand: by_hand.classes)
+    assert inference.open_network("x", NetworkOptions(classes=tmp_path / "names.txt")) == ("cat", "dog")
 
 
 def test_a_folder_without_pictures_is_named(tmp_path):

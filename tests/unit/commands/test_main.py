@@ -40,6 +40,14 @@ def test_a_command_that_is_not_there_is_one_line(capsys, arguments, words):
     assert "train, prepare, evaluate, predict" in printed.err
 
 
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_a_launchers_variable_without_a_number_is_named(monkeypatch, capsys, name, command):
+    monkeypatch.setenv(name, "")  # as a manifest with an empty value gives it
+    assert ending(command) == 2
+    assert capsys.readouterr().err == f"error: the environment has {name}=, which is no number: unset it\n"
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [

@@ -26,6 +26,20 @@ def test_flags_win_over_file_and_file_over_default(tmp_path):
     assert config.data == Config().data
 
 
+def test_the_home_is_meant_by_a_tilde_where_no_shell_expands_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    (tmp_path / "a.yaml").write_text("out_dir: ~/runs/a\ndata: {dataset: ~/pets, cache_dir: /x/~/y}\n")
+    config = parse(["--config", str(tmp_path / "a.yaml"), "--model.weights=~/a=b.safetensors"])
+    paths = (config.out_dir, config.data.dataset, config.data.cache_dir, config.model.weights)
+    assert [str(path) for path in paths] == [
+        "/home/ada/runs/a",
+        "/home/ada/pets",
+        "/x/~/y",
+        "/home/ada/a=b.safetensors",
+    ]
+    assert str(parse(["--out-dir", "~/b"]).out_dir) == "/home/ada/b"
+
+
 def test_later_files_win(tmp_path):
     (tmp_path / "a.yaml").write_text("epochs: 3\nseed: 1\n")
     (tmp_path / "b.yaml").write_text("epochs: 4\n")
@@ -97,6 +111,8 @@ def test_mistakes_are_one_line_that_helps(flags, words):
         ("optim: 3", ["optim"]),
         ("data: {batch_size: {a: 1}}", ["batch-size", "one level deep"]),
         ("1: 2", ["--1"]),
+        ("optim: {lr: 1}\nepochs: 2\noptim: {name: sgd}", ["optim is given twice"]),
+        ("data: {batch_size: 4, batch-size: 8}", ["batch_size is given twice"]),
     ],
 )
 def test_mistakes_in_a_file_name_the_file(tmp_path, text, words):

@@ -319,6 +319,8 @@ def test_deeper_images_are_refused_and_not_clipped(mode):
     deep = np.arange(16).reshape(4, 4) * 4000
     image = Image.fromarray(deep.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
     assert f"mode {mode}, which has no faithful" in refusal(file_content(image, "PNG" if mode == "I;16" else "TIFF"))
+    with pytest.raises(UserError, match=f"an image of mode {mode} has no faithful conversion"):
+        decode.picture(image)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])

@@ -33,6 +33,15 @@ def test_a_zip_of_class_folders(tmp_path):
     assert (found.class_names, len(found.train), found.test) == (("a", "b", "c"), 9, None)
 
 
+def test_a_zip_whose_folders_end_in_backslashes(tmp_path):
+    names = [
+        name.replace("/", "\\") for name in (*classes("train", "ab"), *classes("test", "ab", 1))
+    ]  # as .NET wrote them
+    found = listed(zipped(tmp_path / "a.zip", names))
+    assert (found.class_names, found.evaluated_on, found.test.labels.tolist()) == (("a", "b"), "test", [0, 1])
+    assert [found.train.read(k) for k in range(4)] == [picture(k) for k in range(4)]
+
+
 def test_many_threads_read_a_zip(tmp_path):
     images = listed(zipped(tmp_path / "a.zip", sorted(classes("train", "ab", 20)))).train
     with ThreadPoolExecutor(8) as pool:

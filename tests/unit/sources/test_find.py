@@ -37,6 +37,19 @@ def test_the_place_of_the_cache():
     assert cache_place(DataConfig(), {}) == Path.home() / ".cache" / "alexnet_dist"
 
 
+@pytest.mark.parametrize("name", ["\u5199" * 80, "a" * 250, "pets"])
+def test_names_in_the_cache_are_no_longer_than_file_systems_take(tmp_path, name):
+    folder = find.folder_of(tmp_path, "0123456789abcdef" * 4, name)
+    assert len(f"{folder.name}-pixels1024.lock".encode()) <= 143  # of eCryptfs; others take 255
+    assert folder.name.startswith(name[:20])
+    assert folder.name.endswith("-v3-0123456789abcdef")
+
+
+def test_a_name_that_looks_like_a_pattern_is_one(tmp_path):
+    plant(tmp_path, "data [1]-v3-0-encoded/meta.json", content=b"{}")
+    assert find.is_prepared(tmp_path / "data [1]-v3-0")
+
+
 def test_a_folder_of_the_name_of_a_set_that_is_built_in_hides_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("cifar10", "digits", "synthetic", "pets"):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from class_folders import classes, listed, plant
-from datasets import Features, Value
+from datasets import ClassLabel, Features, Value
 from datasets import Image as ImageFeature
 from image_sets import CAT_DOG, hub_folder, pets, pngs, write_parquet
 from PIL import Image
@@ -87,6 +87,40 @@ def test_what_datasets_itself_writes_is_read(tmp_path):
     assert (len(found.train), found.evaluated_on) == (4, "test")
     table.save_to_disk(tmp_path / "single")
     assert listed(tmp_path / "single").test is None
+
+
+def differing(label):
+    """Return a training split of the classes cat and dog, and a test split whose second label is a dog's."""
+    train = datasets.Dataset.from_dict({"img": pngs(4), "label": [0, 1, 0, 1]}, features=CAT_DOG)
+    others = Features({"img": ImageFeature(), "label": label})
+    named = "cat" if label == Value("string") else label.names.index("cat")
+    dog = "dog" if label == Value("string") else label.names.index("dog")
+    return train, datasets.Dataset.from_dict({"img": pngs(3, seed=1), "label": [dog, dog, named]}, features=others)
+
+
+@pytest.mark.parametrize(
+    "label", [ClassLabel(names=["dog", "cat"]), ClassLabel(names=["ape", "cat", "dog"]), Value("string")]
+)
+def test_splits_that_number_their_classes_in_different_ways(tmp_path, label):
+    train, test = differing(label)
+    datasets.DatasetDict(train=train, test=test).save_to_disk(tmp_path / "disk")
+    found = listed(tmp_path / "disk")
+    assert (found.class_names, found.test.labels.tolist()) == (("cat", "dog"), [1, 1, 0])
+
+
+def test_a_class_that_only_the_evaluation_split_has_is_refused_by_name(tmp_path, refusal):
+    train, test = differing(ClassLabel(names=["ape", "cat", "dog"]))
+    test = datasets.concatenate_datasets([test, test.map(lambda _: {"label": 0})])
+    datasets.DatasetDict(train=train, test=test).save_to_disk(tmp_path / "disk")
+    assert "the split test has the class ape, and the training split has cat, dog" in refusal(tmp_path / "disk")
+
+
+def test_parquet_files_that_number_their_classes_in_different_ways_are_refused(tmp_path, refusal):
+    # `datasets` reads all of them with the names of the first one
+    for split, table in zip(("train", "test"), differing(ClassLabel(names=["dog", "cat"])), strict=True):
+        table.to_parquet(tmp_path / f"pets/{split}-00000-of-00001.parquet")
+    message = refusal(tmp_path / "pets")
+    assert "test-00000-of-00001.parquet has the classes dog, cat, and cat, dog in files before it" in message
 
 
 def test_bytes_without_features(tmp_path):

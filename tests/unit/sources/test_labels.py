@@ -43,6 +43,16 @@ def test_a_class_label_keeps_names_and_numbers():
 
 
 @pytest.mark.parametrize(
+    ("test", "names", "message"),
+    [([0], None, "some labels are names and some are numbers"), ([1, ""], ("a", "b"), "SET: test[1] has label ''")],
+)
+def test_names_in_one_split_and_numbers_in_another(test, names, message):
+    with pytest.raises(UserError) as caught:
+        labels.as_classes({"test": test} if names else {"train": ["a", "b"], "test": test}, names, "SET")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("train", "names", "message"),
     [
         ([0, None, 1], None, "SET: train[1] has label None"),

@@ -187,6 +187,12 @@ def test_a_chosen_folder_has_a_name_that_the_locale_can_write(monkeypatch):
 
 
 @pytest.mark.usefixtures("frozen_second")
+def test_a_chosen_folder_has_a_name_that_file_systems_take():
+    name = run_dir.choose_run_dir(Config(), data_name="\u5199" * 80).name
+    assert name == "\u5199" * 26 + "-20260102-030405"
+
+
+@pytest.mark.usefixtures("frozen_second")
 def test_a_chosen_folder_is_new():
     chosen = []
     for _ in range(4):
