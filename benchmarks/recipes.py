@@ -163,7 +163,7 @@ def table() -> str:
         seconds = statistics.median(record["perf/epoch_seconds"] for record in evaluations(recipe, seeds[0]))
         what = (f"`{recipe}.yaml`", found[0]["epochs"], ", ".join(map(str, seeds)))
         rows.append((*what, f"**{top1}**", top1_flip_tta, f"{loss:.3f}", device(found[0]), f"{seconds:.3g} s"))
-    heads = ["recipe", "epochs", "seeds", "test top-1", "mirror images averaged", "training loss", "on"]
+    heads = ["recipe", "epochs", "seeds", "test top-1", "flip TTA", "training loss", "on"]
     return measuring.table([*heads, "one epoch, median"], rows)
 
 

@@ -104,7 +104,7 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
 def _conv1(config: ModelConfig) -> str:
     """Say how conv1's random weights are drawn, where that is not as usual."""
     scaled = config.conv1_init_scale != 1 and not config.pretrained and config.weights is None
-    return f", conv1 drawn at {config.conv1_init_scale:g} of its usual size" if scaled else ""
+    return f", conv1's initial weights times {config.conv1_init_scale:g}" if scaled else ""
 
 
 def collapse_words(collapse: str, record: Record, *, num_classes: int, moved: bool) -> str:
@@ -179,7 +179,7 @@ def result_card(summary: Record, progress: Progress, config: Config, tracking: s
         "status": summary["status"],
         "top-1": f"{progress.top1 or 0:.3%} at the end, "
         f"{progress.best_top1 or 0:.3%} at best (epoch {progress.best_epoch})"
-        + (f"; {progress.top1_flip_tta:.3%} with mirror images" if progress.top1_flip_tta is not None else ""),
+        + (f"; {progress.top1_flip_tta:.3%} with flip TTA" if progress.top1_flip_tta is not None else ""),
         "time": f"{duration(progress.wall_seconds)} for {progress.step} steps",
         "speed": f"{summary['images_per_second']:,.0f} images/s while training, MFU {mfu:.2f}"
         + (": above 1, as the peak measured at the start is too low" if mfu > 1 else ""),

@@ -14,10 +14,10 @@ InputKind = Literal["stored", "pixels", "normalised"]
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """Device and arithmetic."""
+    """Device and precision."""
 
     precision: Literal["run", "auto", "fp32", "bf16"] = "run"
-    """run: that of the training run, as its file says; auto: bf16 where the device is fast at it, else fp32."""
+    """run: the training run's precision, from the file; auto: bf16 where the device is fast at it, else fp32."""
     cpu: bool = False
     """Use the CPU although there are GPUs; needed for several CPU processes."""
 
@@ -33,21 +33,21 @@ class NetworkOptions:
     std: tuple[float, float, float] | None = None
     """For a file without metadata: standard deviation of the inputs' channels."""
     classes: Path | None = None
-    """For a file without metadata: text file with a class name a line, in the order of the outputs."""
+    """For a file without metadata: text file of class names, one a line, in the order of the outputs."""
     image_size: int | None = None
     """For a file without metadata: side of the network's input in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(NetworkOptions):
-    """Evaluate trained networks, and compare the counts with what their files claim."""
+    """Evaluate trained networks, and compare the results with those in their files."""
 
     runs: Words = ()
     """RUN ...: run folders, checkpoints, .safetensors files or Hub ids (owner/name, owner/name@REVISION)."""
     out: Path | None = None
-    """JSON file for counts, confusion matrix, accuracy of each class and the worst mistakes."""
+    """JSON file for counts, confusion matrix, accuracy of each class and the worst errors."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The data set; of a run folder, that of the run where no option says another."""
+    """The data set (default for a run folder: the run's)."""
     runtime: InferenceConfig = field(default_factory=InferenceConfig)
 
 
@@ -58,17 +58,17 @@ class PredictOptions(NetworkOptions):
     paths: Words = ()
     """RUN FILE|FOLDER|- ...: a network, then pictures; - reads a path a line from stdin."""
     top: int = 5
-    """Classes that are named for each picture."""
+    """How many classes to name for each picture."""
     format: Literal["text", "csv", "jsonl"] = "text"
-    """text for people; a line of CSV or JSON for each picture."""
+    """text to read; csv or jsonl: a line for each picture."""
     logits: bool = False
-    """Give all logits of each picture too (csv and jsonl)."""
+    """Write all logits of each picture too (csv and jsonl)."""
     out: Path | None = None
     """File for the results (default: stdout)."""
     batch_size: int = 64
-    """Pictures that go through the network at once, over all processes together."""
+    """Batch size, over all processes together."""
     threads: int | None = None
-    """That decode pictures (default: this process's share of the cores)."""
+    """Threads that decode pictures (default: this process's share of the cores)."""
     runtime: InferenceConfig = field(default_factory=InferenceConfig)
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class PredictOptions(NetworkOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """Turn the weights of another program's AlexNet into a network file, without running what a pickle says."""
+    """Turn the weights of another program's AlexNet into a network file; code in a pickle is never run."""
 
     paths: Words = ()
     """FILE OUT.safetensors: a .pth, .pt, .pth.tar, .ckpt or .safetensors file, and a new file."""
@@ -87,31 +87,30 @@ class ConvertOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(NetworkOptions):
-    """Export a trained network with its preprocessing, as a file that needs nothing of this package."""
+    """Export a trained network with its preprocessing, as a file that works without this package."""
 
     paths: Words = ()
     """RUN: a run folder, checkpoint, .safetensors file or Hub id."""
     format: Literal["onnx", "pt2"] = "onnx"
     """onnx: for ONNX Runtime and others, needs the extra `export`; pt2: for torch.export.load."""
     input: InputKind = "pixels"
-    """stored: uint8 at the stored size, enlarged inside to the bit; pixels: uint8 at the network's size, normalised
-    inside; normalised: float32 as the network sees it."""
+    """stored: uint8 at the stored size; pixels: uint8 at the network's size; normalised: float32, normalised."""
     out: Path | None = None
     """The new file, FILE.onnx or FILE.pt2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
-    """Publish a trained network on the Hugging Face Hub, as the user that `hf auth login` or HF_TOKEN says."""
+    """Publish a trained network on the Hugging Face Hub, as the user of `hf auth login` or HF_TOKEN."""
 
     names: Words = ()
     """RUN owner/name: a run folder, a checkpoint or a .safetensors file, then the model's id on the Hub."""
     which: str = "best"
     """Of a run folder's checkpoints: best, last, or the number of a step."""
     private: bool = False
-    """Only for those whom its owner lets in; refused for a model that is public already."""
+    """Make the model private; refused for a model that is public already."""
     revision: str | None = None
-    """Branch that is written, made where there is none (default: main)."""
+    """Branch to write to, created if it does not exist (default: main)."""
     license: str | None = None
     """Licence's id on the Hub, such as apache-2.0 (default: none is claimed)."""
     dry_run: Path | None = None
@@ -128,7 +127,7 @@ class DashboardOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesOptions(NetworkOptions):
-    """Write what layers return for pictures, or for a split of a data set, into a safetensors file."""
+    """Write features, the outputs of layers, for pictures or a split of a data set, into a safetensors file."""
 
     paths: Words = ()
     """RUN [FILE|FOLDER|- ...]: a network, then pictures; - reads a path a line from stdin."""
@@ -137,13 +136,13 @@ class FeaturesOptions(NetworkOptions):
     out: Path | None = None
     """FILE.safetensors; above --shard-images, FILE-00001-of-00002.safetensors, ..., and FILE.safetensors.index.json."""
     dtype: Literal["fp32", "fp16"] = "fp32"
-    """Type of the stored numbers: fp16 takes half the space and keeps three digits."""
+    """Data type in the file: fp16 takes half the space and keeps three digits."""
     shard_images: int | None = None
     """Images in a file (default: as many as fit into 1 GB, 100,000 at most)."""
     split: Literal["train", "test"] = "test"
-    """Of a data set: the evaluation split, or the training images, neither shuffled nor augmented."""
+    """Split of a data set; train: the training images, neither shuffled nor augmented."""
     batch_size: int = 64
-    """Pictures that go through the network at once, in each process."""
+    """Batch size in each process."""
     data: DataConfig = field(default_factory=lambda: DataConfig(dataset="none"))
     """The data set, in place of pictures."""
     runtime: InferenceConfig = field(default_factory=lambda: InferenceConfig(precision="fp32"))

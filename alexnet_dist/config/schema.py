@@ -47,11 +47,11 @@ class DataConfig:
     train_split: str | None = None
     """Split to train on (default: train)."""
     eval_split: str | None = None
-    """Split to evaluate on (default: test, else validation; without one with labels, training images held out)."""
+    """Split to evaluate on (default: test, else validation; if neither has labels, held-out training images)."""
     image_column: str | None = None
     """Column of the images (default: the only one that holds images)."""
     label_column: str | None = None
-    """Column of the labels (default: a guess by type and name, told in the run card)."""
+    """Column of the labels (default: a guess by type and name, which the run card shows)."""
     fallback: Literal["none", "digits"] = "none"
     """What to train on when the Hub cannot be reached: nothing (an error), or digits."""
     batch_size: int = 256
@@ -59,13 +59,13 @@ class DataConfig:
     image_size: int = 224
     """Side of the network's input in pixels (at least 63)."""
     fit: Literal["auto", "enlarge", "crop"] = "auto"
-    """How images become inputs: small squares of one size are enlarged, all else is resized and cropped; or either."""
+    """How images become inputs; auto enlarges small squares of one size, and resizes and crops all else."""
     crop_scale: float = 0.08
-    """Smallest share of an image's area that a random resized crop of training may take."""
+    """Smallest share of an image's area in a random resized crop of training."""
     resized_crop: float | None = None
-    """Of enlarged images: random resized crops of at least this share of the area in place of shifts, such as 0.6."""
+    """For enlarged images: random resized crops instead of shifts, of at least this share of the area, such as 0.6."""
     store: Literal["auto", "array", "pixels", "encoded"] = "auto"
-    """How a node keeps the images: one array, pixels of reduced size, or the originals; auto by size and free space."""
+    """How a node keeps images: one array, pixels of reduced size, or the originals; auto chooses by size and space."""
     stored_size: int = 256
     """Short side in pixels to which the store `pixels` reduces images, their aspect kept."""
     threads: int | None = None
@@ -75,19 +75,19 @@ class DataConfig:
     limit: int | None = None
     """Use only this many images of each split, chosen by a fixed hash: for debugging."""
     val_fraction: float = 0.0
-    """Evaluate on this share of the training images, held out by a fixed hash, and not on the test split."""
+    """Hold out this share of the training images, by a fixed hash, and evaluate on it instead of the test split."""
     augment: bool = True
-    """Random crop (shift by up to 1/8, or random resized crop), flip every second epoch (never digits), cutout."""
+    """Data augmentation: crop (shift by up to 1/8, or resized), flip every second epoch (never digits), cutout."""
     cutout: float = 0.25
-    """Blot out a square of this share of the side at a random place of each training image; 0 for none."""
+    """Erase a square of this share of the side at a random place of each training image; 0 turns it off."""
     mixup: float | None = None
-    """Blend each training image and its label with another by shares from Beta(a, a), a being this value."""
+    """Blend each training image and its label with another, with weights from Beta(a, a), where a is this value."""
     cutmix: float | None = None
-    """Replace a box in each training image by another's, with an area from Beta(a, a), a being this value."""
+    """Replace a box in each training image by another's, with an area from Beta(a, a), where a is this value."""
     pca_color: float | None = None
-    """AlexNet's own colour augmentation: standard deviation of the shifts along the pixels' principal axes, as 0.1."""
+    """AlexNet's colour augmentation: standard deviation of shifts along the pixels' principal axes, such as 0.1."""
     normalize: bool = True
-    """Standardise each channel by the training split (by ImageNet, with its weights); else values lie in [0, 1]."""
+    """Normalise each channel by the training split's statistics, or ImageNet's with its weights; off: [0, 1]."""
     cache_dir: Path | None = None
     """Where decoded data sets are kept (default: alexnet_dist under $XDG_CACHE_HOME or ~/.cache)."""
 
@@ -116,9 +116,9 @@ class ModelConfig:
     weights: Path | None = None
     """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
     init: Literal["torch", "he"] = "torch"
-    """Random starting weights: torch's default, or He et al.'s behind conv1, which keep the signal's size."""
+    """Random initial weights: torch's default, or He initialisation after conv1, which keeps activations' variance."""
     conv1_init_scale: float = 1.0
-    """Factor on conv1's random weights and biases; well below 1, what training adds is not covered by their noise."""
+    """Factor on conv1's random weights and biases; well below 1, pictures show what was learned and less noise."""
     dropout: float = 0.25
     """Dropout probability before fc6 and fc7 (torchvision's own is 0.5)."""
 
@@ -130,28 +130,28 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How the weights move."""
+    """Optimizer, learning rate and regularisation."""
 
     name: Literal["adam", "adamw", "sgd", "lars", "lamb", "muon"] = "adamw"
-    """Optimizer; lars and lamb are sgd and adamw with a trust ratio for each layer, muon adamw but for muon-layers."""
+    """Optimizer; lars and lamb: sgd and adamw with a trust ratio a layer; muon: adamw for all but muon-layers."""
     momentum: float | None = None
     """Momentum of sgd and lars (default: 0.9) and of muon (default: 0.95)."""
     muon_layers: Literal["convolutions", "hidden"] = "hidden"
-    """Layers that muon moves by orthogonal matrices: conv2 to conv5, or fc6 and fc7 too, which costs 6 TFLOP a step."""
+    """Layers with muon's orthogonal updates: conv2 to conv5, or fc6 and fc7 too, which costs 6 TFLOP a step."""
     nesterov: bool = True
     """Nesterov's momentum for sgd and lars; else plain momentum."""
     lr: float = 5e-4
     """Peak learning rate, before scale-lr."""
     scale_lr: Literal["none", "sqrt", "linear"] = "none"
-    """Multiply the rate by (global batch / 256), by its square root, or not at all."""
+    """Multiply the learning rate by (global batch / 256), by its square root, or not at all."""
     schedule: Literal["constant", "cosine", "one-cycle", "step"] = "cosine"
     """Learning rate after the warm-up: constant, cosine to 0, one-cycle (cosine from lr/25 up and down to 0), steps."""
     step_epochs: int = 30
-    """Epochs after each of which the schedule `step` divides the rate by ten."""
+    """The schedule `step` divides the learning rate by ten after every this many epochs."""
     warmup_epochs: float | None = None
-    """Epochs of rising learning rate (default: of the run, 30 % for one-cycle, 1/15 for cosine, else none)."""
+    """Epochs of warm-up (default: 30 % of the run for one-cycle, 1/15 for cosine, else none)."""
     weight_decay: float | None = None
-    """Decay of the weights: L2 for adam, sgd and lars, else decoupled (default: adamw and muon 0.5, else 0)."""
+    """Weight decay: L2 for adam, sgd and lars, else decoupled (default: 0.5 for adamw and muon, else 0)."""
     beta2: float = 0.999
     """Decay of the gradient's second moment in adam, adamw, lamb and muon."""
     decay_biases: bool = False
@@ -161,9 +161,9 @@ class OptimConfig:
     label_smoothing: float = 0.1
     """Share of the target probability spread over all classes."""
     ema: float | None = None
-    """Decay of an exponential moving average of the weights, such as 0.999; it is then what evaluation measures."""
+    """Decay of an exponential moving average of the weights, such as 0.999; evaluation then uses the average."""
     accumulate: int = 1
-    """Split the global batch into this many parts, one after another, to save memory; the step stays the same."""
+    """Gradient accumulation: split the global batch into this many parts to save memory; the step stays the same."""
 
     def __post_init__(self) -> None:
         _check(self, "optim.", lr="(0, inf)", clip_norm="(0, inf)", label_smoothing="[0, 1)", ema="(0, 1)")
@@ -173,20 +173,20 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Devices and processes; none of it changes what is learned beyond rounding."""
+    """Devices and processes; they change results by rounding only."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: what the launcher names, else bf16 where the device is fast at it, else fp16 on CUDA, else fp32."""
+    """auto: the launcher's choice, else bf16 where the device is fast at it, else fp16 on CUDA, else fp32."""
     cpu: bool = False
     """Use the CPU although there are GPUs; needed for several CPU processes."""
     compile: bool = False
     """Compile the network with torch.compile."""
     cuda_graphs: bool = False
-    """Compile the network and replay it as CUDA graphs; off, as no GPU has shown yet that it is faster and equal."""
+    """Compile the network and replay it as CUDA graphs; not measured on a GPU."""
     comm_hook: Literal["none", "bf16", "fp16"] = "none"
-    """Send gradients between processes in this type: half the bytes, at some rounding."""
+    """Data type of gradients between processes; bf16 and fp16 halve the bytes and round."""
     probe_network: bool = False
-    """Time an all-reduce of all gradients (228 MB) at the start, for the run card and summary.json."""
+    """Time an all-reduce of all gradients (228 MB) at the start; run card and summary.json show it."""
     timeout_seconds: int = 600
     """How long a process waits for the others before it gives up."""
 
@@ -199,13 +199,13 @@ class LogConfig:
     """What is recorded, and how often."""
 
     every_steps: int = 20
-    """Steps between two lines of training metrics; the only moments at which the device is waited for."""
+    """Steps between two records of training metrics; the host waits for the device only then."""
     kernels_every_epochs: int | None = None
     """Epochs between two sets of pictures (default: 1 up to epoch 30, 2 up to 60, 4 up to 120, and so on)."""
     conv2_kernel: int = 0
-    """Which of conv2's 192 kernels is shown channel by channel."""
+    """Number of the conv2 kernel, of 192, that is shown channel by channel."""
     trackers: tuple[Literal["wandb", "tensorboard"], ...] = ("wandb",)
-    """Where metrics go besides the run folder; give none for the run folder alone."""
+    """Where metrics go besides the run folder; the flag without a value: nowhere else."""
 
     def __post_init__(self) -> None:
         _check(self, "log.", every_steps="[1, inf)", kernels_every_epochs="[1, inf)")
@@ -232,9 +232,9 @@ class WandbConfig:
     tags: tuple[str, ...] = ()
     """Tags of the run (default: WANDB_TAGS), besides its data set, precision and number of processes."""
     artifacts: Literal["none", "final", "all"] = "none"
-    """Weights to upload: none, the best and the last at the end, or those of all checkpoints at an epoch's end."""
+    """Weights to upload; final: the best and the last at the end; all: those of every epoch's checkpoint."""
     shared: bool = False
-    """Record the system metrics of every process and not of the first one's machine alone; needs a login."""
+    """Record system metrics of every process, not only of the first one's machine; needs a login."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +261,7 @@ class Config:
       --data.dataset NAME       a Hub id, a folder of images, a zip file, ...
       --epochs INT              passes over the training images
       --out-dir PATH            run folder; the same command continues it
-      --seed INT                everything random follows from it
+      --seed INT                seed of everything random
       --data.batch-size INT     images per step of all processes together
       --optim.lr FLOAT          peak learning rate
       --model.weights PATH      start from the weights of a file
@@ -272,11 +272,11 @@ class Config:
     epochs: int = 30
     """Passes over the training images."""
     seed: int = 0
-    """Everything random follows from it: initial weights, order, augmentation, dropout."""
+    """Seed of everything random: initial weights, order of images, data augmentation, dropout."""
     out_dir: Path | None = None
     """Run folder (default: a new one under runs/)."""
     resume: Literal["auto", "never", "must"] = "auto"
-    """auto continues the run that out-dir holds, if any; never refuses such a folder; must refuses a folder without."""
+    """auto: continue the run in out-dir, if any; never: refuse a folder with a run; must: refuse one without."""
     max_steps: int | None = None
     """Stop after this many optimizer steps, evaluate and end: for debugging."""
     profile: bool = False

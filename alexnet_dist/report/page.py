@@ -29,7 +29,7 @@ from alexnet_dist.text import NBSP, NOTHING, duration, percent
 REPORT = "report.html"
 MOST_BYTES = 7_900_000  # of the page of one run, of which plotly is 1.9 MB, packed
 COMMANDS = {
-    "Count its right answers again": "evaluate {}",
+    "Evaluate it again": "evaluate {}",
     "Name the class of a picture": "predict {} FILE",
     "Write a picture's activations": "features {} FILE",
     "Convert it for other programs": "export {} --format onnx",

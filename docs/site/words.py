@@ -14,13 +14,44 @@ ROOT = Path(__file__).parents[2]
 LONGEST = 25
 """Words that a sentence may have."""
 TERMS = {
+    "as enlarged images meet": "smoothed by the enlargement filter",
+    "asks nobody for anything": "loads nothing from a server",
+    "better peer": "the faster of Accelerate and Lightning",
+    "blot out": "erase (cutout, random erasing)",
+    "explains itself": "holds class names, preprocessing and result",
+    "half of the inputs dropped": "dropout 0.5",
+    "how a photograph is met": "preprocessing",
+    "how a picture is met": "preprocessing",
+    "is silent": "does not respond",
+    "knows nothing of": "does not depend on",
+    "labels without smoothing": "no label smoothing",
+    "left aside": "skipped",
+    "lever by lever": "ablation: one optimisation off at a time",
+    "lie evenly": "evenly spaced",
+    "meet again": "rendezvous again",
+    "meeting point": "rendezvous",
+    "meets nobody but itself": "forms a group of its own",
     "mirror images averaged": "flip TTA",
-    "right answers": "top-1",
+    "mistake of yours": "a user's error",
+    "most certain": "most confident",
+    "network that knows nothing": "network at chance",
+    "nobody reads the results": "the pipe was closed",
     "pictures per second": "images per second",
-    "whole batch": "global batch",
+    "right answers": "correct predictions, or top-1",
+    "said goodbye": "closed its connections",
+    "signal's size": "variance of activations",
+    "starting noise": "initial weights",
+    "the contenders": "the other training loops",
+    "the house": "the code, or the package",
+    "twice the rate": "twice the learning rate",
+    "way of the data": "data flow",
+    "what layers return": "features",
     "what training adds": "difference",
+    "what training changed": "difference",
+    "whole batch": "global batch",
+    "worst mistakes": "worst errors",
 }
-"""House words that were in the documents, and the field's term that stands there now."""
+"""Before and after: words that were in the documents or in --help, and the term of the field that replaced each."""
 
 
 class Sentence(NamedTuple):
@@ -48,14 +79,16 @@ def sentences(path: Path) -> Iterator[Sentence]:
         if block.lstrip().startswith(("|", "#", "!!!", ":::")):
             continue
         words = " ".join(re.sub(r"^\s*(?:[*-]|\d+\.) ", "", block).replace("**", "").split())
-        for sentence in re.split(r"(?<=[.!?])[)\"]?\s+(?=[A-Z0-9`\"(*])", words):
+        for sentence in filter(None, re.split(r"(?<=[.!?])[)\"]?\s+(?=[A-Z0-9`\"(*])", words)):
             yield Sentence(path.relative_to(ROOT).as_posix(), sentence)
 
 
 def house_words(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the words of TERMS that a file holds, each with the term to write instead."""
+    """Yield the words of TERMS that a file holds as whole words in any case, each with the term to write instead."""
     text = " ".join(path.read_text(encoding="utf-8").split())
-    yield from ((word, term) for word, term in TERMS.items() if word in text)
+    for word, term in TERMS.items():
+        if re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE):
+            yield word, term
 
 
 def main() -> None:

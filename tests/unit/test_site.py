@@ -23,10 +23,30 @@ import build_site
 import check_links
 import option_tables
 import structure
+import words
 
 DOCS = ROOT / "docs"
 REFERENCE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in ("options.md", "commands.md"))
 EXPLAINED_ELSEWHERE = {"--help", "--config"}
+PAGE = """# A heading. Of two sentences
+
+It reads [a page](other.md#place): **0.5** of it. `A b c` is
+one word. ![A picture's text](picture.png) counts.
+
+```
+python words.py    # Code. None of it counts
+```
+| table | Rows. Do not count. |
+|---|---|
+
+* First of two. Second over
+  two lines.
+* Third, without a full stop
+<!-- options: train.own -->
+
+1. A numbered one!
+2. Another?
+"""
 
 
 def flags(text):
@@ -142,3 +162,39 @@ def test_every_recipe_is_on_its_page():
     text = (DOCS / "recipes.md").read_text(encoding="utf-8")
     recipes = (ROOT / "alexnet_dist" / "config" / "recipes").glob("*.yaml")
     assert {path.stem for path in recipes} == set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", words.documents(), ids=lambda path: path.name)
+def test_no_sentence_of_a_document_is_too_long(path):
+    assert [each.text for each in words.sentences(path) if each.words > words.LONGEST] == []
+
+
+@pytest.mark.parametrize("path", words.documents(), ids=lambda path: path.name)
+def test_documents_use_the_terms_of_the_field(path):
+    assert list(words.house_words(path)) == []
+
+
+@pytest.mark.parametrize("page", ["options.md", "commands.md"])
+def test_help_texts_use_the_terms_of_the_field(pages, page):
+    assert list(words.house_words(pages / page)) == []
+
+
+def test_house_words_are_whole_words_in_any_case_over_the_end_of_a_line(tmp_path):
+    (tmp_path / "page.md").write_text("Mirror images\naveraged. Outright answers, brightanswers and whole batches.\n")
+    assert list(words.house_words(tmp_path / "page.md")) == [("mirror images averaged", "flip TTA")]
+
+
+def test_sentences_are_those_that_people_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(words, "ROOT", tmp_path)
+    (tmp_path / "page.md").write_text(PAGE)
+    assert [(each.text, each.words) for each in words.sentences(tmp_path / "page.md")] == [
+        ("It reads a page: 0.5 of it.", 7),
+        ("`A b c` is one word.", 4),
+        ("A picture's text counts.", 4),
+        ("First of two.", 3),
+        ("Second over two lines.", 4),
+        ("Third, without a full stop", 5),
+        ("A numbered one!", 3),
+        ("Another?", 1),
+    ]
+    assert {each.where for each in words.sentences(tmp_path / "page.md")} == {"page.md"}

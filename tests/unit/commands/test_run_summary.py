@@ -119,7 +119,7 @@ def test_run_card_tells_the_size_of_conv1s_draw_where_it_was_drawn_so():
     scaled = ModelConfig(conv1_init_scale=0.1)
     loaded = dataclasses.replace(scaled, weights=Path("w.safetensors"))
     words = [run_summary._conv1(model) for model in (ModelConfig(), scaled, loaded)]
-    assert words == ["", ", conv1 drawn at 0.1 of its usual size", ""]
+    assert words == ["", ", conv1's initial weights times 0.1", ""]
 
 
 def test_run_card_of_another_run(dataset, network):
@@ -242,7 +242,7 @@ def test_summary_and_result_card(dataset, network):
     assert json.loads(json.dumps(summary)) == summary
     assert run_summary.result_card(summary, finished(), CONFIG, "W&B offline") == {
         "status": "finished",
-        "top-1": "41.000% at the end, 42.000% at best (epoch 1); 43.000% with mirror images",
+        "top-1": "41.000% at the end, 42.000% at best (epoch 1); 43.000% with flip TTA",
         "time": "1 m 05 s for 312 steps",
         # 2000/s of 4 GFLOP at 1.5 TFLOP/s
         "speed": "2,000 images/s while training, MFU 5.33: above 1, as the peak measured at the start is too low",
