@@ -1,13 +1,13 @@
-"""Kill runs in the middle of an epoch and in the middle of a save, resume them, and compare with undisturbed ones.
+"""Kill runs in the middle of an epoch and in the middle of a save, resume them, and compare with uninterrupted ones.
 
     python benchmarks/killed.py                         # train.py, Accelerate twice, Lightning; some ten minutes
     python benchmarks/killed.py --systems alexnet_dist
 
-Each system trains the same small job, written as each framework documents resumable training: twice undisturbed, which
-must agree to the bit or the rest says nothing; once killed by SIGKILL two steps after a checkpoint in the middle of the
-second epoch; and once killed while a checkpoint is being written. Then the same command again. A run appends a line per
-step to ledger.jsonl before it takes the step, saves every few steps below `saved`, resumes from there when it finds
-something, and leaves its weights in final.safetensors. Writes killed.json and killed.md.
+Each system trains the same small job, written as each framework documents resumable training: twice uninterrupted,
+and these two must agree to the bit, or the rest proves nothing; once killed by SIGKILL two steps after a checkpoint in
+the middle of the second epoch; and once killed while a checkpoint is being written. Then the same command again. A run
+appends a line per step to ledger.jsonl before it takes the step, saves every few steps below `saved`, resumes from
+there when it finds something, and leaves its weights in final.safetensors. Writes killed.json and killed.md.
 """
 
 import contextlib
@@ -282,7 +282,7 @@ def measure(system: str) -> Row:
         shutil.rmtree(scratch / "again")
         return {
             "version": importlib.metadata.version(system.partition("-")[0]),
-            "undisturbed_runs_differ_by": repeats,
+            "uninterrupted_runs_differ_by": repeats,
             **{key: trial(system, scratch, moment) for key, moment in MOMENTS.items()},
         }
 
@@ -299,7 +299,7 @@ def markdown(results: Row) -> str:
                 equal = "**to the bit**" if off == 0 else f"no, off by up to {off:.1e}"
                 cells = (equal, f"{row['seen_twice']} / {row['never_seen']}", row["steps_lost"])
             rows.append((TITLES[system], found["version"], killed, *cells))
-    heads = ["", "version", "killed", "weights equal the undisturbed run's", "seen twice / never", "steps done again"]
+    heads = ["", "version", "killed", "weights equal the uninterrupted run's", "seen twice / never", "steps done again"]
     return measuring.table(heads, rows)
 
 

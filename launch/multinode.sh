@@ -25,6 +25,7 @@ fail() {
   exit 2
 }
 
+command -v accelerate >/dev/null || fail "accelerate is not installed here: 'make install', then 'source .venv/bin/activate'"
 out='' previous=''
 for word in "$@"; do
   [[ $previous != --out-dir ]] || out=$word

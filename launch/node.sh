@@ -9,6 +9,10 @@
 # several with 0, or 1 and a line "error: ..." above the launcher's own.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+command -v accelerate >/dev/null || {
+  echo "error: accelerate is not installed here: 'make install', then 'source .venv/bin/activate'" >&2
+  exit 2
+}
 preflight() {
   PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} python -m alexnet_dist.doctor --quiet \
     --config-file "$here/accelerate_config.yaml" "$@" || exit $?

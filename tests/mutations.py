@@ -43,7 +43,7 @@ MUTATIONS = [
         "data/sampler.py: GlobalBatches.set_position",
         "self.first_batch = batch",
         "self.first_batch = 0",
-        "integration/test_train.py::test_stopped_and_resumed_run_equals_an_undisturbed_one",
+        "integration/test_train.py::test_stopped_and_resumed_run_equals_an_uninterrupted_one",
     ),
     Mutation(
         "R1 background",
@@ -75,7 +75,7 @@ MUTATIONS = [
         "data/sampler.py: GlobalBatches.__iter__",
         'generator(self.seed, "order", self.epoch)',
         'generator(self.seed, "order", self.first_batch)',
-        "integration/test_train.py::test_a_resumed_run_sees_each_image_as_the_undisturbed_one_does",
+        "integration/test_train.py::test_a_resumed_run_sees_each_image_as_the_uninterrupted_one_does",
     ),
     Mutation(
         "R2 records",
@@ -979,7 +979,7 @@ MUTATIONS = [
         "commands/train_setup.py: make_loaders",
         "epoch=lambda: order.epoch",
         "epoch=iter(range(1000)).__next__",
-        "integration/test_photographs.py::test_killed_and_resumed_equals_undisturbed",
+        "integration/test_photographs.py::test_killed_and_resumed_equals_uninterrupted",
     ),
     Mutation(
         "P3",

@@ -151,10 +151,10 @@ def test_a_run_stopped_at_its_last_step_takes_no_further_one(tmp_path, monkeypat
         with pytest.raises(StoppedError):
             run(tmp_path / "run", *flags)
     assert names(tmp_path / "run")[-1] == "step_00000004"
-    folder, undisturbed = run(tmp_path / "run", *flags), run(tmp_path / "undisturbed", *flags)
+    folder, uninterrupted = run(tmp_path / "run", *flags), run(tmp_path / "uninterrupted", *flags)
     assert summary(folder)["global_step"] == 4
-    assert summary(folder)["final_top1"] == summary(undisturbed)["final_top1"]
-    assert equal(weights(folder), weights(undisturbed))
+    assert summary(folder)["final_top1"] == summary(uninterrupted)["final_top1"]
+    assert equal(weights(folder), weights(uninterrupted))
 
 
 @contextlib.contextmanager
@@ -216,30 +216,30 @@ def stopped_rank(folder, flags, number, signalled_rank, step):
 
 
 @pytest.fixture(scope="module")
-def undisturbed_pair(tmp_path_factory):
+def uninterrupted_pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair") / "run"
     assert run_ranks(stopped_rank, folder, CPU, signal.SIGTERM, -1, -1) == [0, 0]
     return folder
 
 
 @pytest.mark.parametrize("signalled_rank", [0, 1])
-def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path, undisturbed_pair, signalled_rank):
+def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path, uninterrupted_pair, signalled_rank):
     folder = tmp_path / "run"
     codes = run_ranks(stopped_rank, folder, CPU, signal.SIGTERM, signalled_rank, 2)
     assert codes == [143, 143]
     (last,) = names(folder)[-1:]
     assert last in ("step_00000003", "step_00000004"), "within a step of the signal"
     assert run_ranks(stopped_rank, folder, CPU, signal.SIGTERM, -1, -1) == [0, 0]
-    assert equal(weights(folder), weights(undisturbed_pair))
-    assert losses(folder) == losses(undisturbed_pair)
+    assert equal(weights(folder), weights(uninterrupted_pair))
+    assert losses(folder) == losses(uninterrupted_pair)
 
 
-def test_usr1_to_the_other_rank_saves(tmp_path, undisturbed_pair):
+def test_usr1_to_the_other_rank_saves(tmp_path, uninterrupted_pair):
     folder = tmp_path / "run"
     flags = [*CPU, "--checkpoint.keep", "9"]
     assert run_ranks(stopped_rank, folder, flags, signal.SIGUSR1, 1, 0) == [0, 0]
     assert names(folder)[0] in ("step_00000001", "step_00000002")
-    assert equal(weights(folder), weights(undisturbed_pair))
+    assert equal(weights(folder), weights(uninterrupted_pair))
 
 
 # ---- the folder -----------------------------------------------------------------------------------------------------

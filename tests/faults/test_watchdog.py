@@ -128,11 +128,11 @@ def test_a_failing_exchange_ends_all_ranks_and_the_run_continues_to_the_bit(tmp_
     finally:
         kill_all(ranks)
     ranks = start(tmp_path / "failed", before=f"sys.argv += {flags!r}")
-    undisturbed = start(tmp_path / "whole", before=f"sys.argv += {flags!r}")
+    uninterrupted = start(tmp_path / "whole", before=f"sys.argv += {flags!r}")
     try:
-        assert [ending(process, within=90)[0] for process in [*ranks, *undisturbed]] == [0] * 4
+        assert [ending(process, within=90)[0] for process in [*ranks, *uninterrupted]] == [0] * 4
     finally:
-        kill_all([*ranks, *undisturbed])
+        kill_all([*ranks, *uninterrupted])
     assert equal(weights(tmp_path / "failed"), weights(tmp_path / "whole"))
     assert equal(weights(tmp_path / "failed", name="optimizer"), weights(tmp_path / "whole", name="optimizer"))
 

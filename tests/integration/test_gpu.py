@@ -23,7 +23,7 @@ def test_compiled_network_on_the_gpu_is_close_to_the_cpu(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("stop", [2, 3])
-def test_stopped_gpu_run_goes_on_as_the_undisturbed_one(tmp_path, stop):
+def test_stopped_gpu_run_goes_on_as_the_uninterrupted_one(tmp_path, stop):
     """To rounding: cuDNN's fastest algorithms add in no fixed order."""
     whole, cut = run(tmp_path / "whole"), run(tmp_path / "cut", "--max-steps", str(stop))
     run(cut, "--resume", "must")

@@ -143,6 +143,15 @@ def test_every_script_asks_the_preflight_first(stage, case, code):
 # ---- accelerate_config.yaml -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("script", ["node.sh", "multinode.sh"])
+def test_scripts_without_the_packages_name_the_way_to_them(script, stage):
+    (stage.bin / "accelerate").unlink()
+    done, given = stage.run(script, "--config", "quick")
+    assert (done.returncode, given) == (2, None)
+    assert "accelerate is not installed" in done.stderr
+    assert "source .venv/bin/activate" in done.stderr
+
+
 def test_accelerate_reads_the_configuration_file():
     found = config_args.load_config_from_file(str(YAML_FILE))
     assert isinstance(found, config_args.ClusterConfig)

@@ -53,7 +53,7 @@ def flags_of(place, store="pixels", *, threads=2):
 
 @pytest.fixture(scope="module")
 def finished(place):
-    """Return the folder of an undisturbed run of each store."""
+    """Return the folder of an uninterrupted run of each store."""
     return {store: run(place / f"run {store}", *flags_of(place, store)) for store in STORES}
 
 
@@ -97,7 +97,7 @@ train_loop.train_step = dies
 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("step", [2, 5])
-def test_killed_and_resumed_equals_undisturbed(*, place, tmp_path, finished, store, step):
+def test_killed_and_resumed_equals_uninterrupted(*, place, tmp_path, finished, store, step):
     """SIGKILL in the middle of the first and of the second epoch, after a checkpoint at each step."""
     folder = tmp_path / "run"
     own = [*flags_of(place, store), "--checkpoint.every-steps", "1", "--runtime.cpu"]
@@ -165,8 +165,8 @@ def accumulated(place):
     ids=str,
 )
 def test_a_stop_does_not_wait_for_a_dead_disk(place, tmp_path, accumulated, moment, saved):
-    """What is saved is the state after the last whole step: the continued run equals the undisturbed one to the bit."""
-    own, undisturbed, ids = accumulated
+    """The state after the last whole step is saved: the continued run equals the uninterrupted one to the bit."""
+    own, uninterrupted, ids = accumulated
     folder, flags = tmp_path / "run", [*flags_of(place), *own]
     with stuck_disk(ids, **moment), pytest.raises(StoppedError) as stop:
         run(folder, *flags)
@@ -175,10 +175,10 @@ def test_a_stop_does_not_wait_for_a_dead_disk(place, tmp_path, accumulated, mome
     assert summary(folder)["status"] == "stopped"
     run(folder, *flags, "--resume", "must")
     for name in ("model", "optimizer", "ema"):
-        assert equal(weights(folder, name=name), weights(undisturbed, name=name))
+        assert equal(weights(folder, name=name), weights(uninterrupted, name=name))
     for key in ("final_top1", "best_top1", "global_step", "status"):
-        assert summary(folder)[key] == summary(undisturbed)[key]
-    ours, theirs = ([line for line in records(of) if "val/loss" in line] for of in (folder, undisturbed))
+        assert summary(folder)[key] == summary(uninterrupted)[key]
+    ours, theirs = ([line for line in records(of) if "val/loss" in line] for of in (folder, uninterrupted))
     for key in ("train/epoch_loss", "samples_seen", "val/loss"):
         assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs], rel=1e-12), key
 

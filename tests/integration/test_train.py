@@ -134,7 +134,7 @@ def test_network_learns_synthetic_patterns(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_stopped_and_resumed_run_equals_an_undisturbed_one(finished_run, tmp_path, stop):
+def test_stopped_and_resumed_run_equals_an_uninterrupted_one(finished_run, tmp_path, stop):
     """Stopped in the middle of an epoch, at its end, and after it: the same weights, optimizer state and numbers."""
     folder = run(tmp_path / "run", "--max-steps", str(stop))
     assert summary(folder)["status"] == "max_steps"
@@ -148,7 +148,7 @@ def test_stopped_and_resumed_run_equals_an_undisturbed_one(finished_run, tmp_pat
     assert summary(folder)["status"] == "finished"
 
 
-def test_a_resumed_run_sees_each_image_as_the_undisturbed_one_does(tmp_path):
+def test_a_resumed_run_sees_each_image_as_the_uninterrupted_one_does(tmp_path):
     whole = run_with_ids(tmp_path / "whole", [])
     parts = run_with_ids(tmp_path / "parts", ["--max-steps", "2"]) + run_with_ids(tmp_path / "parts", [])
     assert parts == whole

@@ -137,21 +137,23 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server, tmp_path_factory):
+def uninterrupted(server, tmp_path_factory):
     """The run that others are compared with."""
-    return finished(tmp_path_factory.mktemp("undisturbed"), server.address)
+    return finished(tmp_path_factory.mktemp("uninterrupted"), server.address)
 
 
 @pytest.mark.wandb_server
-def test_two_ranks_are_one_run(server, undisturbed):
-    held, run = check_complete(server, undisturbed), undisturbed / "run"
+def test_two_ranks_are_one_run(server, uninterrupted):
+    held, run = check_complete(server, uninterrupted), uninterrupted / "run"
     assert held.numbers == records(run), "each line once, in order, clocks and all"
     assert held.config.items() >= {"world_size": 2, "num_train_images": IMAGES}.items()
     for section, values in yaml.safe_load((run / "config.yaml").read_text()).items():
         assert held.config[section] == values, section
     assert "2 processes" in held.tags
-    assert sent(server, undisturbed, held, "inputs/first_batch", 0) == {(run / "figures/first_batch.png").read_bytes()}
-    (errors,) = sent(server, undisturbed, held, "errors", EPOCHS)
+    assert sent(server, uninterrupted, held, "inputs/first_batch", 0) == {
+        (run / "figures/first_batch.png").read_bytes()
+    }
+    (errors,) = sent(server, uninterrupted, held, "errors", EPOCHS)
     assert len(json.loads(errors)["data"]) == len(json.loads((run / "evaluation.json").read_text())["worst"])
 
 
@@ -177,7 +179,7 @@ def test_a_killed_run_offline_is_one_when_it_is_sent(tmp_path, server):
 
 
 @pytest.mark.wandb_server
-def test_a_server_that_is_killed_gets_the_rest_later(tmp_path, undisturbed):
+def test_a_server_that_is_killed_gets_the_rest_later(tmp_path, uninterrupted):
     folder = tmp_path / "lonely"
     with serving(tmp_path) as server:
         with launch(folder, server.address) as trial:
@@ -186,7 +188,7 @@ def test_a_server_that_is_killed_gets_the_rest_later(tmp_path, undisturbed):
             killed_at = time.monotonic()
             assert trial.finish() == 0, trial.output.read_text()
             assert time.monotonic() - killed_at < deadline(FINISH + GRACE)
-        ours, theirs = ([without_clocks(record) for record in records(run / "run")] for run in (folder, undisturbed))
+        ours, theirs = ([without_clocks(record) for record in records(run / "run")] for run in (folder, uninterrupted))
         assert ours == theirs
         server.start()
         sync(server, folder)
