@@ -102,12 +102,12 @@ def make_folder(folder: Path, source: str, repository: str, options: PublishOpti
     """Write all that is published into an empty folder, and return the rows that are shown of it.
 
     Raises:
-        UserError: there is no such network, or its file does not explain itself.
+        UserError: there is no such network, or its file has no metadata.
     """
     path = classifier.find(source, which=options.which)
     file = weights.read(path, named_by="RUN")
     if file.metadata is None:
-        raise UserError(f"{path} has no metadata, so nobody could tell its classes and inputs: it is not published")
+        raise UserError(f"{path} has no metadata with classes and preprocessing: publish a run folder instead")
     trained = classifier.load(path)  # weights, class names and inputs agree
     counts = evaluation(path, file.metadata)
     try:

@@ -39,7 +39,7 @@ def load(config: DataConfig) -> ImageData:
     data = load_any(config)
     if (count := len(data.train)) < config.batch_size:
         batch = f"one global batch (--data.batch-size {config.batch_size})"
-        raise UserError(f"{data.name} has {count} training images, fewer than {batch}")
+        raise UserError(f"{data.name} has {count} training images, fewer than {batch}: choose a smaller batch")
     return data
 
 

@@ -115,12 +115,12 @@ def join(nodes: Nodes, mine: Report, *, token: Path, wait: float) -> list[CheckR
         message = f"a launch is under way at {place}: unless this node comes back to it, choose another port"
         return [warning("nodes", message)]
     if (arrival := store.add("arrivals", 1)) >= nodes.most:
-        raise UserError(f"more nodes came to {place} than --nnodes has: this one is number {arrival + 1}")
+        raise UserError(f"node {arrival + 1} came to {place}, more than --nnodes has: stop it, or raise --nnodes")
     mine = _probe(replace(mine, rank=nodes.rank or arrival), start, nodes.host, token.parent)
     number = store.add("probed", 1)  # not the arrival number: a slow or lost node delays no other
     store.set(f"report/{number}", json.dumps({"report": asdict(mine), "time": time.time()}))
     if (received := _receive(store, "reports", seconds=wait + 3 * STORE_SECONDS)) is None:
-        raise UserError(f"node 0 at {place} went silent: see what it says")
+        raise UserError(f"node 0 at {place} no longer answers: see what it prints")
     store.set(f"left/{number}", "")
     if not nodes.launched:
         with contextlib.suppress(RuntimeError):  # the connection ends when node 0 closes the store

@@ -106,7 +106,7 @@ class StoredImages(EncodedImages):
         except OSError as error:
             raise UserError(f"{self.where(index)} cannot be read: {error.strerror or first_line(error)}") from None
         if len(content) < length:
-            raise UserError(f"{self.where(index)} is shorter than when it was listed")
+            raise UserError(f"{self.where(index)} is shorter than when it was listed: restore the file, or start again")
         return content
 
     def where(self, index: int) -> str:

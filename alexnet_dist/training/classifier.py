@@ -248,7 +248,7 @@ def _explained(
         UserError: the metadata are incomplete or contradict the weights, or options contradict them.
     """
     if given := [name for name, value in dataclasses.asdict(by_hand).items() if value is not None]:
-        raise UserError(f"{path} says itself what --{given[0].replace('_', '-')} would say: leave that out")
+        raise UserError(f"{path} has metadata that say this: leave --{given[0].replace('_', '-')} out")
     try:
         spec, names = InputSpec.from_json(metadata["input"]), tuple(map(str, metadata["class_names"]))
     except UserError as error:

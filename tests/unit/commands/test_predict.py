@@ -103,7 +103,7 @@ def test_paths_come_from_stdin(trained, monkeypatch, capsys):
         (["RUN"], "name RUN, then pictures"),
         (["RUN", "FILE", "--logits"], "--logits needs --format csv or jsonl"),
         (["RUN", "EMPTY"], "EMPTY holds no image file"),
-        (["RUN", "FILE", "--mean", "0", "0", "0"], "says itself what --mean would say"),
+        (["RUN", "FILE", "--mean", "0", "0", "0"], "has metadata that say this: leave --mean out"),
         (["EMPTY", "FILE"], "EMPTY holds no checkpoint"),
     ],
 )
