@@ -117,7 +117,7 @@ class ModelConfig:
     """Start from this safetensors file with torchvision's key names; a head of another size starts fresh."""
     init: Literal["torch", "he"] = "torch"
     """Random initial weights: torch's default, or He initialisation after conv1, which keeps activations' variance."""
-    conv1_init_scale: float = 1.0
+    conv1_init_scale: float = 0.1
     """Factor on conv1's random weights and biases; well below 1, pictures show what was learned and less noise."""
     dropout: float = 0.25
     """Dropout probability before fc6 and fc7 (torchvision's own is 0.5)."""
@@ -132,11 +132,11 @@ class ModelConfig:
 class OptimConfig:
     """Optimizer, learning rate and regularisation."""
 
-    name: Literal["adam", "adamw", "sgd", "lars", "lamb", "muon"] = "adamw"
+    name: Literal["adam", "adamw", "sgd", "lars", "lamb", "muon"] = "muon"
     """Optimizer; lars and lamb: sgd and adamw with a trust ratio a layer; muon: adamw for all but muon-layers."""
     momentum: float | None = None
     """Momentum of sgd and lars (default: 0.9) and of muon (default: 0.95)."""
-    muon_layers: Literal["convolutions", "hidden"] = "hidden"
+    muon_layers: Literal["convolutions", "hidden"] = "convolutions"
     """Layers with muon's orthogonal updates: conv2 to conv5, or fc6 and fc7 too, which costs 6 TFLOP a step."""
     nesterov: bool = True
     """Nesterov's momentum for sgd and lars; else plain momentum."""

@@ -99,9 +99,9 @@ def test_candidates_are_run_seed_by_seed_and_written_up_with_conv1_at_each_size_
 
     monkeypatch.setattr(measuring, "subprocess", SimpleNamespace(run=train))
     recipes.main()
-    assert order == [(seed, scale, "folder") for seed in (0, 1, 2) for scale in (1, 0.3, 0.1, 0.03)]
-    assert len((tmp_path / "results" / "photographs.md").read_text(encoding="utf-8").splitlines()) == 8
-    assert len(list((tmp_path / "results" / "photographs").glob("*.json"))) == 12
+    assert order == [(seed, scale, "folder") for seed in (0, 1, 2) for scale in (1, 0.3, 0.1, 0.03, 0.1)]
+    assert len((tmp_path / "results" / "photographs.md").read_text(encoding="utf-8").splitlines()) == 9
+    assert len(list((tmp_path / "results" / "photographs").glob("*.json"))) == 15
     assert (tmp_path / "results" / "conv1_scales.png").stat().st_size > 5_000
     assert not list((tmp_path / "runs").rglob("checkpoints")), "685 MB each"
 
@@ -132,7 +132,7 @@ def trained(tmp_path, monkeypatch):
                 "final_top1": top1,
                 "final_top1_flip_tta": top1 + 0.01,
                 "final_train_loss": 1.25,
-                "device": "NVIDIA H200" if recipe == "reference" else "CPU",
+                "device": "NVIDIA H200" if recipe in ("adamw", "reference") else "CPU",
                 "cpu_threads": 2,
             }
             finished(recipes.folder(recipe, seed), [0.4, top1], **facts)
@@ -149,11 +149,12 @@ def test_recipes_that_are_done_are_only_written_up(trained, monkeypatch):
     figures = "2 | 0, 1, 2 | **51.00 ± 1.00 %** | 52.00 ± 1.00 % | 1.250"
     table = (trained / "recipes.md").read_text(encoding="utf-8")
     assert f"| `quick.yaml` | {figures} | 2 CPU cores | 7 s |" in table
+    assert f"| `reference.yaml` with AdamW | {figures} | NVIDIA H200 | 7 s |" in table
     assert f"| `reference.yaml` | {figures} | NVIDIA H200 | 7 s |" in table
     assert json.loads((trained / "lecture_2.json").read_text())["final_top1"] == 0.52
     assert not any("my-laptop" in path.read_text() for path in trained.glob("*.json"))
     assert (trained / "curves.png").stat().st_size > 10_000
-    assert (trained / "conv1_seen_now.png").read_bytes() == b"png"
+    assert (trained / "conv1_diff.png").read_bytes() == b"png"
 
 
 def test_one_seed_has_no_deviation():

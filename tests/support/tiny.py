@@ -21,8 +21,8 @@ from alexnet_dist.training import train_loop
 
 FLAGS = """--data.dataset synthetic --data.limit 52 --data.batch-size 16 --data.image-size 64 --runtime.precision fp32
     --log.every-steps 1 --log.trackers --log.kernels-every-epochs 1000 --epochs 2 --data.cutout 0 --model.init torch
-    --model.dropout 0.5 --optim.name adam --optim.lr 5e-4 --optim.schedule one-cycle --optim.weight-decay 0
-    --optim.label-smoothing 0""".split()
+    --model.conv1-init-scale 1 --model.dropout 0.5 --optim.name adam --optim.lr 5e-4 --optim.schedule one-cycle
+    --optim.weight-decay 0 --optim.label-smoothing 0""".split()
 
 
 def tiny_alexnet(*, num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:

@@ -60,6 +60,7 @@ CONFIG = Config(
     epochs=10,
     out_dir=Path("runs/a"),
     data=DataConfig(batch_size=320, cutout=0.0),
+    model=ModelConfig(conv1_init_scale=1),
     optim=OptimConfig(name="adam", lr=5e-4, schedule="one-cycle"),
 )
 
@@ -118,7 +119,7 @@ def test_run_card(dataset, network):
 def test_run_card_tells_the_size_of_conv1s_draw_where_it_was_drawn_so():
     scaled = ModelConfig(conv1_init_scale=0.1)
     loaded = dataclasses.replace(scaled, weights=Path("w.safetensors"))
-    words = [run_summary._conv1(model) for model in (ModelConfig(), scaled, loaded)]
+    words = [run_summary._conv1(model) for model in (ModelConfig(conv1_init_scale=1), scaled, loaded)]
     assert words == ["", ", conv1's initial weights times 0.1", ""]
 
 

@@ -19,7 +19,7 @@ NUM_PARAMETERS = 57_044_810
 
 @pytest.fixture(scope="module")
 def network():
-    return model.build(ModelConfig(init="torch"), num_classes=10, seed=0, image_size=63)
+    return model.build(ModelConfig(init="torch", conv1_init_scale=1), num_classes=10, seed=0, image_size=63)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_hes_weights_keep_the_size_of_a_signal():
     spread = {}
     images = with_margin(torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
     for init in ("torch", "he"):
-        network = model.build(ModelConfig(init=init, dropout=0.0), num_classes=10, seed=0).eval()
+        network = model.build(ModelConfig(init=init, conv1_init_scale=1, dropout=0.0), num_classes=10, seed=0).eval()
         hidden = network.classifier[:6](network.avgpool(network.features(images)).flatten(1)).detach()
         spread[init] = hidden.std(dim=0).mean().item()  # between images
     assert spread["he"] > 0.1
@@ -53,7 +53,7 @@ def test_hes_weights_keep_the_size_of_a_signal():
 
 
 def test_hes_weights_have_his_variance_and_no_biases_behind_conv1(network):
-    drawn = model.build(ModelConfig(init="he"), num_classes=10, seed=0)
+    drawn = model.build(ModelConfig(init="he", conv1_init_scale=1), num_classes=10, seed=0)
     for name, tensor in drawn.named_parameters():
         if name.startswith("features.0."):
             assert torch.equal(tensor, network.get_parameter(name)), "conv1 is torch's"
@@ -62,13 +62,13 @@ def test_hes_weights_have_his_variance_and_no_biases_behind_conv1(network):
         elif name != "classifier.6.weight":
             assert tensor.std().item() == pytest.approx((2 / tensor[0].numel()) ** 0.5, rel=0.02), name
     assert drawn.classifier[6].weight.std().item() == pytest.approx(0.01, rel=0.02)
-    again = model.build(ModelConfig(init="he"), num_classes=10, seed=0).state_dict()
+    again = model.build(ModelConfig(init="he", conv1_init_scale=1), num_classes=10, seed=0).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in drawn.state_dict().items())
 
 
 @pytest.mark.parametrize("init", ["torch", "he"])
 def test_conv1s_draw_has_the_size_asked_for_and_nothing_else_changes(init):
-    usual = model.build(ModelConfig(init=init), num_classes=10, seed=0).state_dict()
+    usual = model.build(ModelConfig(init=init, conv1_init_scale=1), num_classes=10, seed=0).state_dict()
     for name, tensor in model.build(
         ModelConfig(init=init, conv1_init_scale=0.25), num_classes=10, seed=0
     ).named_parameters():
@@ -136,8 +136,8 @@ def test_torchvisions_own_network_takes_the_weights_and_agrees(network):
 
 def test_weights_follow_from_the_seed(network):
     torch.rand(7)  # whatever was drawn before must not matter
-    again = model.build(ModelConfig(init="torch"), num_classes=10, seed=0).state_dict()
-    other = model.build(ModelConfig(init="torch"), num_classes=10, seed=1).state_dict()
+    again = model.build(ModelConfig(init="torch", conv1_init_scale=1), num_classes=10, seed=0).state_dict()
+    other = model.build(ModelConfig(init="torch", conv1_init_scale=1), num_classes=10, seed=1).state_dict()
     for key, value in network.state_dict().items():
         assert torch.equal(value, again[key]), key
         assert not torch.equal(value, other[key]), key

@@ -50,7 +50,7 @@ def test_muon_goes_on_to_the_bit_after_save_and_load(tmp_path):
             optimizer.step()
             optimizer.zero_grad()
 
-    config = OptimConfig(name="muon", lr=0.01)
+    config = OptimConfig(name="muon", muon_layers="hidden", lr=0.01)
     model, fresh = deep_network(), deep_network(seed=1)
     optimizer, fresh_optimizer = optimizer_module.build(model, config), optimizer_module.build(fresh, config)
     steps(model, optimizer, seed=0)
@@ -67,7 +67,7 @@ def test_muon_goes_on_to_the_bit_after_save_and_load(tmp_path):
 
 def test_state_that_lacks_a_parameter_of_a_group_is_refused(tmp_path):
     model = deep_network()
-    optimizer = optimizer_module.build(model, OptimConfig(name="muon"))
+    optimizer = optimizer_module.build(model, OptimConfig(name="muon", muon_layers="hidden"))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

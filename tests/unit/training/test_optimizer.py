@@ -136,7 +136,7 @@ def test_muon_is_torchs_for_hidden_layers_as_matrices_and_adamw_for_the_rest(lay
 
 def test_muon_takes_no_step_where_it_is_blocked():
     network = deep_network()
-    optimizer = optimizer_module.build(network, OptimConfig(name="muon", lr=0.5))
+    optimizer = optimizer_module.build(network, OptimConfig(name="muon", muon_layers="hidden", lr=0.5))
     for gradient, blocked in ((0.5, 0.0), (torch.nan, 1.0), (torch.inf, 1.0)):
         before = copy.deepcopy((network.state_dict(), optimizer.state_dict()["state"]))
         for parameter in network.parameters():
