@@ -171,7 +171,7 @@ def label(recipe: str) -> str:
 
 
 def table() -> str:
-    """Return in Markdown the accuracies of what is done: mean and standard deviation over seeds; the first one's seconds."""
+    """Return the accuracies of what is done in Markdown: mean and standard deviation; seconds of the first seed."""
     rows = []
     for recipe, seeds in ((recipe, done(recipe)) for recipe in SEEDS):
         if not seeds:

@@ -13,7 +13,6 @@ TITLE = "alexnet-dist"
 MOST_GPUS = 8  # of rank 0's machine
 PICTURES = {
     "conv1": "conv1, all 64 kernels",
-    "conv1_seen": "conv1 smoothed by the enlargement filter",
     "conv2": "conv2, the 64 channels of one kernel",
     "conv2_overview": "conv2, all 192 kernels",
 }

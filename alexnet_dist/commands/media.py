@@ -28,10 +28,10 @@ def first_batch(batch: Batch, inputs: Inputs, class_names: Sequence[str]) -> Med
 
 
 def kernel_media(
-    before: kernel_images.Weights, now: kernel_images.Weights, record: Record, *, conv2_kernel: int, enlargement: float
+    before: kernel_images.Weights, now: kernel_images.Weights, record: Record, *, conv2_kernel: int
 ) -> Media:
     """Draw the kernels, with captions that say when."""
-    drawn = kernel_images.draw(before, now, conv2_kernel=conv2_kernel, enlargement=enlargement)
+    drawn = kernel_images.draw(before, now, conv2_kernel=conv2_kernel)
     captions = kernel_images.captions(drawn, when=f"epoch {record['epoch']}, step {record['global_step']}")
     return Media(
         {f"kernels/{name}": picture for name, picture in kernel_images.named(drawn).items()},

@@ -123,7 +123,7 @@ def make_folder(folder: Path, source: str, repository: str, options: PublishOpti
     for name, text in texts.items():
         atomic_files.write_text(folder / name, text, mode=weights.FOR_ALL)
     now = kernel_images.snapshot(trained.network)
-    picture = kernel_images.draw(now, now, conv2_kernel=0, enlargement=1.0)["conv1"].now
+    picture = kernel_images.draw(now, now, conv2_kernel=0)["conv1"].now
     Image.fromarray(picture).save(folder / "kernels.png")
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
     return {"files": files, "top-1": model_card.top1_words(file.metadata["result"])}

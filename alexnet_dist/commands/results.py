@@ -73,9 +73,8 @@ def _show(run: TrainRun, record: Metrics, now: kernel_images.Weights, evaluation
 
 
 def _show_kernels(run: TrainRun, record: Metrics, now: kernel_images.Weights) -> None:
-    before, spec = run.kernels_before, run.context.inputs.spec
-    chosen, ratio = run.config.log.conv2_kernel, spec.image_size / spec.loaded_size
-    run.log.show(record, lambda: media.kernel_media(before, now, record, conv2_kernel=chosen, enlargement=ratio))
+    before, chosen = run.kernels_before, run.config.log.conv2_kernel
+    run.log.show(record, lambda: media.kernel_media(before, now, record, conv2_kernel=chosen))
 
 
 def _keep_best(folder: Path, record: Metrics, now: kernel_images.Weights, *, is_drawn: bool) -> None:

@@ -20,10 +20,7 @@ FRAME_BYTES = 2_000  # of a frame besides its pictures
 MOST_ANSWERS = 64
 TILE, TILES_A_ROW = 64, 8  # errors.png and right.png: pixels a side, columns
 LAYER_TITLES = {"conv1": "conv1, all 64 kernels", "conv2": "conv2, the 64 channels of one kernel"}
-OVERVIEW_TITLES = {
-    "conv1_seen": "conv1 smoothed by the enlargement filter: the part that enlarged images respond to",
-    "conv2_overview": "conv2, all 192 kernels",
-}
+OVERVIEW_TITLES = {"conv2_overview": "conv2, all 192 kernels"}
 STATE_TITLES = {"before": "before training", "now": "now", "diff": "difference"}
 KERNEL_NUMBERS = ("rel_change", "cosine", "dead", "norm_min", "norm_median", "norm_max")
 KERNEL_TEXT = (

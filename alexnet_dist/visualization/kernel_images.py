@@ -1,11 +1,10 @@
 """Pictures of the convolution kernels: before training, now, and what changed, and the numbers that go with them.
 
 As the lecture shows them: conv1's 64 kernels of 11x11 in colour, and the 64 channels of one of conv2's kernels, 5x5, in
-grey, each as an 8x8 grid. Beside them conv1's kernels as an enlarged image meets them, and all 192 of conv2's kernels,
-each as the mean of its channels. Pure functions from weights to uint8 pictures; knows nothing about processes or files.
+grey, each as an 8x8 grid. Beside them all 192 of conv2's kernels, each as the mean of its channels. Pure functions from
+weights to uint8 pictures; knows nothing about processes or files.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +21,8 @@ Picture = npt.NDArray[np.uint8]
 Weights = dict[str, torch.Tensor]
 
 WHICH = {"before": "before training", "now": "now", "diff": "difference"}
-PIXEL = {"conv1": 6, "conv1_seen": 6, "conv2": 13, "conv2_overview": 6}  # screen pixels per weight: about 540 in all
-COLUMNS = {"conv1": 8, "conv1_seen": 8, "conv2": 8, "conv2_overview": 16}
+PIXEL = {"conv1": 6, "conv2": 13, "conv2_overview": 6}  # screen pixels per weight: about 540 in all
+COLUMNS = {"conv1": 8, "conv2": 8, "conv2_overview": 16}
 SEPARATOR = 2  # pixels of the lines between tiles
 PAPER, INK = 255, 40  # grey values of lines and background, and of text
 ZERO = 128  # grey value of no difference
@@ -59,20 +58,18 @@ def snapshot(model: nn.Module) -> Weights:
     }
 
 
-def draw(before: Weights, now: Weights, *, conv2_kernel: int, enlargement: float) -> dict[str, KernelPictures]:
-    """Return the pictures of `conv1`, `conv1_seen` (by `seen`), one kernel of `conv2`, and `conv2_overview`.
+def draw(before: Weights, now: Weights, *, conv2_kernel: int) -> dict[str, KernelPictures]:
+    """Return the pictures of `conv1`, one kernel of `conv2`, and `conv2_overview`.
 
     Args:
         before: `snapshot` of the untrained model.
         now: `snapshot` of the model.
         conv2_kernel: which of conv2's kernels to show, from 0 to 191.
-        enlargement: of the images, side over stored side.
     """
 
     def tiles(weights: Weights) -> Weights:
         return {
             "conv1": weights["conv1"],
-            "conv1_seen": seen(weights["conv1"], enlargement),
             "conv2": weights["conv2"][conv2_kernel][:, None],
             "conv2_overview": weights["conv2"].mean(dim=1, keepdim=True),
         }
@@ -80,28 +77,6 @@ def draw(before: Weights, now: Weights, *, conv2_kernel: int, enlargement: float
     changes = {layer: relative_change(before[layer], now[layer]) for layer in SHOWN_LAYERS}
     old, new = tiles(before), tiles(now)
     return {name: _draw_tiles(name, old[name], new[name], changes[name.partition("_")[0]]) for name in new}
-
-
-def seen(weight: torch.Tensor, enlargement: float) -> torch.Tensor:
-    """Return kernels as an image meets them that was enlarged by the bilinear filter.
-
-    Such an image is a sum of triangles, one for each stored pixel, so a kernel acts by its products with triangles
-    alone: it is smoothed by one here. What that takes away meets nothing in any image, gets no gradient, and stays as
-    it was drawn at the start, less its decay.
-
-    Args:
-        weight: (N, 3, S, S).
-        enlargement: side over stored side; at 1 nothing is taken away.
-
-    Returns:
-        (N, 3, S, S).
-    """
-    reach = math.ceil(enlargement) - 1
-    triangle = 1 - torch.arange(-reach, reach + 1, dtype=weight.dtype).abs() / enlargement
-    triangle /= triangle.sum()
-    planes = weight.flatten(0, 1)[:, None]
-    smooth = torch.nn.functional.conv2d(planes, torch.outer(triangle, triangle)[None, None], padding=reach)
-    return smooth.view_as(weight)
 
 
 def named(layers: dict[str, KernelPictures]) -> dict[str, Picture]:
@@ -198,7 +173,7 @@ def _draw_tiles(name: str, before: torch.Tensor, now: torch.Tensor, change: floa
     """Return the pictures of tiles: before and now on one scale, the difference around mid-grey.
 
     Args:
-        name: of the picture, such as `conv1_seen`.
+        name: of the picture, such as `conv2_overview`.
         before: (N, 3, S, S) in colour, or (N, 1, S, S) in grey.
         now: of the same shape.
         change: the layer's relative change.

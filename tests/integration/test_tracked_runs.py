@@ -172,7 +172,7 @@ def test_the_stop_button_ends_the_run_as_a_person_does(tmp_path, collector, monk
 
 def test_a_run_folder_shows_all_of_it(tmp_path):
     folder = run(tmp_path / "run", "--log.kernels-every-epochs", "1", reported=True)
-    layers = [f"{c}_{w}" for c in ("conv1", "conv1_seen", "conv2", "conv2_overview") for w in ("before", "now", "diff")]
+    layers = [f"{c}_{w}" for c in ("conv1", "conv2", "conv2_overview") for w in ("before", "now", "diff")]
     for epoch in (1, 2):
         shown = {path.stem for path in (folder / f"figures/epoch_{epoch:04d}").iterdir()}
         assert shown == {*layers, "summary", "errors", "right"}

@@ -43,7 +43,7 @@ from alexnet_dist.tracking import Console
 from alexnet_dist.training import eval_loop, metrics, optimizer, train_loop
 
 FIGURES = {"loss", "accuracy", "confusion", "summary", "errors", "right", "first_batch"} | {
-    f"{c}_{w}" for c in ("conv1", "conv1_seen", "conv2", "conv2_overview") for w in ("before", "now", "diff")
+    f"{c}_{w}" for c in ("conv1", "conv2", "conv2_overview") for w in ("before", "now", "diff")
 }
 SUMMARY = """best_top1 final_top1 final_train_loss epochs global_step num_parameters num_train_images num_eval_images
     dataset world_size global_batch_size precision device images_per_second wall_seconds status""".split()

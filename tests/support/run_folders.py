@@ -19,7 +19,7 @@ CLASSES = ["cat", "dog", "frog"]
 STEPS = 10
 LAYERS = ("conv1", "conv2")
 WHICH = ("before", "now", "diff")
-EPOCH_PICTURES = [f"{layer}_{which}" for layer in (*LAYERS, "conv1_seen", "conv2_overview") for which in WHICH]
+EPOCH_PICTURES = [f"{layer}_{which}" for layer in (*LAYERS, "conv2_overview") for which in WHICH]
 
 
 def save(path, *, colour, size=(16, 16)):

@@ -40,7 +40,7 @@ def test_sections_come_in_the_order_of_questions():
 
 def test_before_now_and_difference_share_a_slider():
     pictures = {panel.keys for panel in panels() if panel.kind == "pictures"}
-    for layer in ("conv1", "conv1_seen", "conv2", "conv2_overview"):
+    for layer in ("conv1", "conv2", "conv2_overview"):
         assert tuple(f"kernels/{layer}_{which}" for which in ("before", "now", "diff")) in pictures
 
 

@@ -68,7 +68,7 @@ def test_the_folder_explains_the_network(trained, tmp_path, capsys):
 def test_kernels_are_those_of_the_network(trained, tmp_path):
     made = dry_run(trained, tmp_path / "made")
     now = kernel_images.snapshot(alexnet_dist.load(trained).network)
-    expected = kernel_images.draw(now, now, conv2_kernel=0, enlargement=1.0)["conv1"].now
+    expected = kernel_images.draw(now, now, conv2_kernel=0)["conv1"].now
     with Image.open(made / "kernels.png") as picture:
         assert np.array_equal(np.asarray(picture), expected)
 

@@ -22,7 +22,7 @@ def test_the_slider_has_a_frame_for_each_epoch(tmp_path):
         for place, name in enumerate(EPOCH_PICTURES):
             shown = (place, 0, 100) if name.endswith("before") else (place, epoch, 100)
             assert pixel(pictures[frame["images"][f"0-{name}"]]) == (shown, (16, 16)), "the same picture to the bit"
-    assert len(pictures) == 4 + 8 * 4, "what does not change is held once"
+    assert len(pictures) == 3 + 6 * 4, "what does not change is held once"
     slider = next(a for a in page.all("input") if a["type"] == "range")
     assert slider | {"min": "0", "max": "3", "value": "3", "aria-valuetext": "epoch 4 of 4"} == slider
     assert [label["for"] for label in page.all("label")] == [slider["id"]]

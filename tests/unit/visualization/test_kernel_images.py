@@ -10,7 +10,7 @@ from alexnet_dist.visualization import kernel_images
 SIDE = {"conv1": 11, "conv2": 5}
 PIXEL = {"conv1": 6, "conv2": 13}
 LINE = 2  # width of the white lines between kernels
-LAYERS = ("conv1", "conv1_seen", "conv2", "conv2_overview")
+LAYERS = ("conv1", "conv2", "conv2_overview")
 NAMES = [f"{layer}_{which}" for layer in LAYERS for which in ("before", "now", "diff")]
 
 
@@ -39,7 +39,7 @@ def pixel(picture, index, layer, row, column):
 
 
 def draw(before, now, conv2_kernel=0):
-    return kernel_images.draw(before, now, conv2_kernel=conv2_kernel, enlargement=7.0)
+    return kernel_images.draw(before, now, conv2_kernel=conv2_kernel)
 
 
 # ---- layout ---------------------------------------------------------------------------------------------------------
@@ -49,7 +49,6 @@ def test_sizes_and_types():
     pictures = kernel_images.named(draw(random_weights(0), random_weights(1)))
     assert list(pictures) == [*NAMES, "summary"]
     sides = {"conv1": [8 * (11 * 6 + 2) + 2] * 2, "conv2": [8 * (5 * 13 + 2) + 2] * 2}
-    sides["conv1_seen"] = sides["conv1"]
     sides["conv2_overview"] = [rows * (5 * 6 + 2) + 2 for rows in (12, 16)]
     for name, picture in pictures.items():
         if name != "summary":
@@ -198,9 +197,7 @@ def test_the_largest_change_is_white_or_black(layer, change, shade):
 
 
 def test_weights_that_are_all_equal():
-    for layer, drawn in draw(blank(0.5), blank(0.5)).items():
-        if layer == "conv1_seen":
-            continue  # it fades towards the kernel's edge
+    for drawn in draw(blank(0.5), blank(0.5)).values():
         assert (drawn.lowest, drawn.highest) == (0.5, 0.5)
         assert len(np.unique(drawn.before)) == 2, "one shade and the lines"
 
@@ -302,27 +299,6 @@ def test_the_overview_shows_all_of_conv2_by_their_channels_mean():
         assert (square == 255).all()
     lines = 3 * picture.shape[0] * picture.shape[1] - 3 * 192 * 30 * 30
     assert 3 * len(lit) == lines + 2 * 3 * 36
-
-
-@pytest.mark.parametrize("enlargement", [7, 3])  # odd: then the centre of a stored pixel is that of a pixel
-def test_a_seen_kernel_is_what_stored_pixels_meet(enlargement):
-    """A single bright pixel, enlarged by torch's bilinear filter, excites a kernel as much as the seen one says."""
-    weight = random_weights(0)["conv1"].double()
-    size = 16 * enlargement
-    image = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
-    image[:, :, 8, 8] = 1.0
-    enlarged = torch.nn.functional.interpolate(image, size=(size, size), mode="bilinear")
-    response = torch.nn.functional.conv2d(enlarged, weight)[0]
-    found = kernel_images.seen(weight, enlargement).sum(dim=1) * enlargement**2
-    centre = 8 * enlargement + enlargement // 2
-    for row, column in ((5, 5), (0, 10), (3, 7)):
-        torch.testing.assert_close(response[:, centre - row, centre - column], found[:, row, column])
-    assert found.std() < 0.5 * enlargement**2 * weight.sum(dim=1).std(), "noise is smoothed away"
-
-
-def test_images_that_are_not_enlarged_see_the_whole_kernel():
-    weight = random_weights(0)["conv1"]
-    assert torch.equal(kernel_images.seen(weight, 1.0), weight)
 
 
 def test_the_summary_holds_all_six_pictures():
