@@ -84,15 +84,17 @@ CANDIDATES = {
     ),
 }
 """By the name of its table: flags of the first row, and what each row changes."""
+DRAWN = {"candidates": "CIFAR-10", "photographs": "Caltech-101"}
 CANDIDATE_SEEDS = (0, 1, 2)
 SIGNAL = "kernels/conv1_signal"
 RESUMABLE = "--log.trackers --checkpoint.every-epochs 5 --checkpoint.keep 1"
 
 GPU_CANDIDATES = (
+    "--model.dropout 0.5",
+    "--optim.muon-layers hidden",
+    "--optim.lr 1e-3",
     "--model.dropout 0.1",
-    "--model.dropout 0",
-    "--data.batch-size 128 --optim.weight-decay 0.25",  # as much over twice the steps
-    "--model.init he",
+    "--model.conv1-init-scale 1",
     "--optim.ema 0.999",
 )
 """Changes of the reference that are tried at full size on held-out images, on three seeds."""
@@ -351,7 +353,7 @@ def draw_scales(path: Path) -> None:
             last = candidate_records(name, change, 0)[-1]
             axes.imshow(imread(candidate_folder(name, change, 0) / "figures" / "conv1_now.png"))
             axes.set_title(
-                f"{name}, draw x {change.split()[-1] if change else 1}\n"
+                f"{DRAWN[name]}, initial weights x {change.split()[-1] if change else 1}\n"
                 f"top-1 {last['val/top1']:.2%}, signal {last[SIGNAL]:.2f}"
             )
     figure.savefig(path)
