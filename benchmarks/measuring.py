@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-SILENT = ["--data.dataset", "synthetic", "--epochs", "1000", "--wandb.mode", "offline"]
+SILENT = ["--data.dataset", "synthetic", "--epochs", "1000", "--wandb.mode", "offline", "--optim.name", "adamw"]
+"""With the optimizer of the other loops, or its like."""
 MEMORY_PERIOD = 1.0  # seconds between two looks at a child's memory: walking 3 GB of pages takes milliseconds
 
 Row = dict[str, Any]

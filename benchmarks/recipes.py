@@ -34,10 +34,12 @@ RUNS, RESULTS = measuring.ROOT / "runs", measuring.ROOT / "docs" / "results"
 SEEDS = {"lecture": (0, 1, 2), "quick": (0, 1, 2), "reference": (0, 1, 2)}
 COLOURS = {"lecture": "#9aa7b5", "quick": "#1f5fa8", "reference": "#d1495b"}
 PICTURES = ("conv1_before", "conv1_now", "conv1_seen_now")
+ADAMW = "--optim.name adamw --model.conv1-init-scale 1"
+MUON = "--optim.name muon --optim.muon-layers convolutions"
 BASE = (
     "--epochs 30 --data.image-size 96 --data.limit 10000 --data.val-fraction 0.1 --data.batch-size 256 "
     "--data.cutout 0.25 --model.init torch --model.dropout 0.5 --optim.name adamw --optim.lr 5e-4 "
-    "--optim.schedule cosine --optim.label-smoothing 0.1 "
+    "--optim.schedule cosine --optim.label-smoothing 0.1 --model.conv1-init-scale 1 "
     "--optim.weight-decay 2.5"  # over 1,170 steps what 0.5 is over 5,850
 )
 KEEP_LITTLE = "--log.trackers --checkpoint.every-epochs 1000"
@@ -70,18 +72,25 @@ CANDIDATES = {
             "--data.batch-size 128 --optim.weight-decay 1.25",
             "--optim.beta2 0.95",
             "--optim.ema 0.99",
-            "--optim.name muon --optim.muon-layers convolutions",
+            MUON,
+            f"{MUON} --model.conv1-init-scale 0.1",
             "--data.resized-crop 0.6",
         ),
     ),
-    "photographs": ("--config recipes/photos.yaml --epochs 6 --data.val-fraction 0.1", SCALES),
+    "photographs": (
+        f"--config recipes/photos.yaml --epochs 6 --data.val-fraction 0.1 {ADAMW}",
+        (*SCALES, f"{MUON} --model.conv1-init-scale 0.1"),
+    ),
 }
 """By the name of its table: flags of the first row, and what each row changes."""
+DRAWN = {"candidates": "CIFAR-10", "photographs": "Caltech-101"}
 CANDIDATE_SEEDS = (0, 1, 2)
 SIGNAL = "kernels/conv1_signal"
 RESUMABLE = "--log.trackers --checkpoint.every-epochs 5 --checkpoint.keep 1"
 
 GPU_CANDIDATES = (
+    f"{MUON} --model.conv1-init-scale 0.1",
+    f"{MUON} --model.conv1-init-scale 0.1 --model.dropout 0.5",
     "--model.dropout 0.1",
     "--model.dropout 0",
     "--data.batch-size 128 --optim.weight-decay 0.25",  # as much over twice the steps
@@ -332,7 +341,7 @@ def draw_scales(path: Path) -> None:
             last = candidate_records(name, change, 0)[-1]
             axes.imshow(imread(candidate_folder(name, change, 0) / "figures" / "conv1_now.png"))
             axes.set_title(
-                f"{name}, draw x {change.split()[-1] if change else 1}\n"
+                f"{DRAWN[name]}, initial weights x {change.split()[-1] if change else 1}\n"
                 f"top-1 {last['val/top1']:.2%}, signal {last[SIGNAL]:.2f}"
             )
     figure.savefig(path)

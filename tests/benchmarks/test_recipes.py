@@ -99,9 +99,9 @@ def test_candidates_are_run_seed_by_seed_and_written_up_with_conv1_at_each_size_
 
     monkeypatch.setattr(measuring, "subprocess", SimpleNamespace(run=train))
     recipes.main()
-    assert order == [(seed, scale, "folder") for seed in (0, 1, 2) for scale in (1, 0.3, 0.1, 0.03)]
-    assert len((tmp_path / "results" / "photographs.md").read_text(encoding="utf-8").splitlines()) == 8
-    assert len(list((tmp_path / "results" / "photographs").glob("*.json"))) == 12
+    assert order == [(seed, scale, "folder") for seed in (0, 1, 2) for scale in (1, 0.3, 0.1, 0.03, 0.1)]
+    assert len((tmp_path / "results" / "photographs.md").read_text(encoding="utf-8").splitlines()) == 9
+    assert len(list((tmp_path / "results" / "photographs").glob("*.json"))) == 15
     assert (tmp_path / "results" / "conv1_scales.png").stat().st_size > 5_000
     assert not list((tmp_path / "runs").rglob("checkpoints")), "685 MB each"
 
