@@ -19,11 +19,12 @@ OTHERS = [
     "stopped/model.init_he.json",
     "stopped/optim.weight_decay_1.json",
 ]
-PROMISED = {"lecture": 0.45, "quick": 0.75, "reference": 0.88}
+PROMISED = {"lecture": 0.45, "quick_Adam": 0.75, "quick": 0.80, "reference": 0.88}
+RECORDED = {"quick": (0,)}  # of the others, every seed
 
 
 def summaries(recipe):
-    paths = [RESULTS / f"{recipe}_{seed}.json" for seed in recipes.SEEDS[recipe]]
+    paths = [RESULTS / f"{recipe}_{seed}.json" for seed in RECORDED.get(recipe, recipes.SEEDS[recipe])]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
@@ -44,7 +45,7 @@ def test_all_recorded_runs_saw_the_same_images():
 @pytest.mark.parametrize("place", ["recipes/{}.yaml", "README.md", "docs/results.md", "docs/recipes.md"])
 @pytest.mark.parametrize("recipe", recipes.SEEDS)
 def test_accuracies_that_are_quoted_are_those_of_the_recorded_runs(recipe, place):
-    text = (ROOT / place.format(recipe)).read_text(encoding="utf-8")
+    text = (ROOT / place.format(recipe.partition("_")[0])).read_text(encoding="utf-8")
     for key in ("final_top1", "final_top1_flip_tta"):
         assert recipes.spread([summary[key] for summary in summaries(recipe)]) in text, f"{place} is silent on {key}"
 
