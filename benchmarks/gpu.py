@@ -76,6 +76,7 @@ def measure_case(case: Case, images: Path, sizes: Sizes, *, smoke: bool, evaluat
     return {
         **case._asdict(),
         "images_per_second": rate,
+        "start_seconds": sizes.every * (run.records[0]["perf/step_ms"] / 1e3 - case.batch / rate),
         "mfu": rate * run.summary["flops_per_image"] / run.summary["peak_tflops"] / 1e12,
         "evaluation_images_per_second": tested,
         "epoch_seconds": EPOCH / rate + TEST / tested,
@@ -303,7 +304,7 @@ def markdown(results: Row) -> str:
     rows = results["training"]
     of_one = [row for row in rows if (row["ranks"], row["precision"], row["compiled"]) == (1, "bf16", False)]
     alone = of_one[0] if of_one else {"images_per_second": float("nan")}
-    heads = ["run", "ranks", "global batch", "precision", "images/s", "of linear", "MFU", "s an epoch"]
+    heads = ["run", "ranks", "global batch", "precision", "images/s", "of linear", "MFU", "s an epoch", "start, s"]
     cells = [
         (
             row["kind"],
@@ -314,9 +315,13 @@ def markdown(results: Row) -> str:
             f"{row['images_per_second'] / row['ranks'] / alone['images_per_second']:.0%}" if row["ranks"] > 1 else "",
             f"{row['mfu']:.2f}",
             f"{row['epoch_seconds']:.2f}",
+            f"{row['start_seconds']:.1f}",
         )
         for row in rows
     ]
+    start = (
+        '"Start" is what the first record\'s steps took longer than others: compiling, memory, the first kernels.\n\n'
+    )
     note = "A test of the script on CPU ranks with tiny sizes: these are no figures.\n\n" if results["smoke"] else ""
     tables = [communication.markdown(found) for found in results["communication"].values()]
     best = max((row["images_per_second"] for row in rows if row["ranks"] == 1), default=float("nan"))
@@ -341,7 +346,7 @@ def markdown(results: Row) -> str:
     lines = [f"* {name}: {results[name]}\n" for name in others]
     lines += [f"* {name} failed: {words.splitlines()[-1:]}\n" for name, words in results["failed"].items()]
     lines += [f"* {name} was left out: time was up\n" for name in results["left_out"]]
-    return note + "\n".join([measuring.table(heads, cells), *tables, "".join(lines)])
+    return note + start + "\n".join([measuring.table(heads, cells), *tables, "".join(lines)])
 
 
 def install(wheels: Path) -> None:

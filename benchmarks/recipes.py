@@ -31,11 +31,13 @@ import measuring
 from measuring import Row
 
 RUNS, RESULTS = measuring.ROOT / "runs", measuring.ROOT / "docs" / "results"
-ADAMW = "--optim.name adamw --model.conv1-init-scale 1"  # the reference of version 0.2 and before
-SEEDS = {"lecture": (0, 1, 2), "quick": (0, 1, 2), "adamw": (0, 1, 2), "reference": (0, 1, 2)}
-FLAGS = {"adamw": f"--config reference {ADAMW}"}  # of a recipe with a name of its own here
-COLOURS = {"lecture": "#9aa7b5", "quick": "#1f5fa8", "adamw": "#2a9d8f", "reference": "#d1495b"}
+ADAMW = "--optim.name adamw --model.conv1-init-scale 1"
+SEEDS = dict.fromkeys(("lecture", "quick_Adam", "quick", "reference_AdamW", "reference"), (0, 1, 2))
+"""By recipe; with an optimizer behind its name, the recipe as it was in version 0.1."""
+OLDER = {"quick_Adam": "--optim.name adam", "reference_AdamW": ADAMW}
+COLOURS = dict(zip(SEEDS, ("#9aa7b5", "#8ab6e8", "#1f5fa8", "#eba0a8", "#d1495b"), strict=True))
 PICTURES = ("conv1_before", "conv1_now", "conv1_diff")
+MUON = "--optim.name muon --optim.muon-layers convolutions"
 BASE = (
     "--epochs 30 --data.image-size 96 --data.limit 10000 --data.val-fraction 0.1 --data.batch-size 256 "
     "--data.cutout 0.25 --model.init torch --model.dropout 0.5 --optim.name adamw --optim.lr 5e-4 "
@@ -61,7 +63,6 @@ CHANGES = (
     "--model.init he --optim.name lamb --optim.lr 5e-3 --optim.weight-decay 0",
 )
 REFERENCE = f"{BASE} --model.dropout 0.25"  # with which the reference is ahead of the ablations' first row
-MUON = "--optim.name muon --optim.muon-layers convolutions"
 SCALES = ("", *(f"--model.conv1-init-scale {scale}" for scale in ("0.3", "0.1", "0.03")))
 CANDIDATES = {
     "candidates": (
@@ -93,8 +94,8 @@ GPU_CANDIDATES = (
     "--model.dropout 0.5",
     "--optim.muon-layers hidden",
     "--optim.lr 1e-3",
-    "--model.dropout 0.1",
     "--model.conv1-init-scale 1",
+    "--model.dropout 0.1",
     "--optim.ema 0.999",
 )
 """Changes of the reference that are tried at full size on held-out images, on three seeds."""
@@ -152,8 +153,10 @@ def folder(recipe: str, seed: int) -> Path:
 
 def run(recipe: str, seed: int, *, more: list[str]) -> None:
     """Train a recipe on a seed, unless that is done; one that was stopped goes on."""
-    flags = f"{FLAGS.get(recipe, f'--config {recipe}')} --seed {seed} --log.trackers --checkpoint.every-steps 100"
-    measuring.train_unless_done(folder(recipe, seed), *flags.split(), *more)
+    flags = f"--config {recipe.partition('_')[0]} {OLDER.get(recipe, '')} --seed {seed}"
+    measuring.train_unless_done(
+        folder(recipe, seed), *flags.split(), "--log.trackers", "--checkpoint.every-steps", "100", *more
+    )
 
 
 def evaluations(recipe: str, seed: int) -> list[Row]:
@@ -168,8 +171,9 @@ def done(recipe: str) -> list[int]:
 
 
 def label(recipe: str) -> str:
-    """Return a row's name."""
-    return "`reference.yaml` with AdamW" if recipe == "adamw" else f"`{recipe}.yaml`"
+    """Return the name of a row."""
+    name, _, optimizer = recipe.partition("_")
+    return f"`{name}.yaml` with {optimizer}" if optimizer else f"`{name}.yaml`"
 
 
 def table() -> str:

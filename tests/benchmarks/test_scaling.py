@@ -218,7 +218,8 @@ def test_plan_for_one_gpu_has_no_ranks_to_scale():
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """Measure with parts that take no time; a rate of 1,000 in training and 100 in evaluation."""
-    records = [{"samples_seen": 10 * n, "perf/images_per_second": 1000.0, "perf/data_wait_pct": 2.0} for n in (1, 2)]
+    speed = {"perf/images_per_second": 1000.0, "perf/data_wait_pct": 2.0}
+    records = [speed | {"samples_seen": 10 * n, "perf/step_ms": 1000.0 / n} for n in (1, 2)]
     run = measuring.Run(0, 1.0, None, records, {"flops_per_image": 10**9, "peak_tflops": 2.0})
     monkeypatch.setattr(measuring, "train", lambda *_, **__: run)
     monkeypatch.setattr(communication, "measure", lambda _: FOUND)
@@ -246,7 +247,8 @@ def test_gpu_tables(measured):
     assert "expert" not in saved[1], "each part is written as it ends"
     assert order[:4] == ["correctness", "train.py variant 1 4 bf16 False", "peers", "levers"]
     text = gpu.markdown(results)
-    assert "| weak | 2 | 8 | bf16 | 1,000 | 50% | 0.50 | 150.00 |" in text
+    start = gpu.SMOKE.every * (1.0 - 8 / 1000)  # the first record's steps took a second each
+    assert f"| weak | 2 | 8 | bf16 | 1,000 | 50% | 0.50 | 150.00 | {start:.1f} |" in text
     assert "| expert | 800 | 1.25 | 0 |" in text
     assert "| timm | timm is not installed |" in text
     assert "| bf16 | 500 | 2.00 |" in text
