@@ -23,7 +23,9 @@ import os
 import shutil
 import statistics
 import sys
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -153,10 +155,9 @@ def folder(recipe: str, seed: int) -> Path:
 
 def run(recipe: str, seed: int, *, more: list[str]) -> None:
     """Train a recipe on a seed, unless that is done; one that was stopped goes on."""
-    flags = f"--config {recipe.partition('_')[0]} {OLDER.get(recipe, '')} --seed {seed}"
-    measuring.train_unless_done(
-        folder(recipe, seed), *flags.split(), "--log.trackers", "--checkpoint.every-steps", "100", *more
-    )
+    config = str(measuring.ROOT / "recipes" / f"{recipe.partition('_')[0]}.yaml")
+    flags = f"{OLDER.get(recipe, '')} --seed {seed} --log.trackers --checkpoint.every-steps 100".split()
+    measuring.train_unless_done(folder(recipe, seed), "--config", config, *flags, *more)
 
 
 def evaluations(recipe: str, seed: int) -> list[Row]:
@@ -164,10 +165,9 @@ def evaluations(recipe: str, seed: int) -> list[Row]:
     return measuring.read_records(folder(recipe, seed), having="val/top1")
 
 
-def done(recipe: str) -> list[int]:
-    """Return the seeds on which a recipe's run is finished."""
-    summaries = {seed: measuring.read_summary(folder(recipe, seed)) for seed in SEEDS[recipe]}
-    return [seed for seed, summary in summaries.items() if summary.get("status") == "finished"]
+def finished(seeds: Iterable[int], folder_of: Callable[[int], Path]) -> list[int]:
+    """Return the seeds whose runs are finished."""
+    return [seed for seed in seeds if measuring.read_summary(folder_of(seed)).get("status") == "finished"]
 
 
 def label(recipe: str) -> str:
@@ -179,7 +179,7 @@ def label(recipe: str) -> str:
 def table() -> str:
     """Return the accuracies of what is done in Markdown: mean and standard deviation; seconds of the first seed."""
     rows = []
-    for recipe, seeds in ((recipe, done(recipe)) for recipe in SEEDS):
+    for recipe, seeds in ((name, finished(SEEDS[name], partial(folder, name))) for name in SEEDS):
         if not seeds:
             continue
         found = [measuring.read_summary(folder(recipe, seed)) for seed in seeds]
@@ -311,8 +311,7 @@ def write_candidates(name: str) -> None:
 
 def finished_seeds(name: str, change: str) -> list[int]:
     """Return the seeds on which a candidate is done."""
-    folders = {seed: candidate_folder(name, change, seed) for seed in CANDIDATE_SEEDS}
-    return [seed for seed, where in folders.items() if measuring.read_summary(where).get("status") == "finished"]
+    return finished(CANDIDATE_SEEDS, partial(candidate_folder, name, change))
 
 
 def candidate_table(name: str) -> str:

@@ -9,10 +9,11 @@
 # several with 0, or 1 and a line "error: ..." above the launcher's own.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-command -v accelerate >/dev/null || {
-  echo "error: accelerate is not installed here: 'make install', then 'source .venv/bin/activate'" >&2
+fail() {
+  echo "error: $1" >&2
   exit 2
 }
+command -v accelerate >/dev/null || fail "accelerate is not installed here: 'make install', then 'source .venv/bin/activate'"
 preflight() {
   PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} python -m alexnet_dist.doctor --quiet \
     --config-file "$here/accelerate_config.yaml" "$@" || exit $?
@@ -26,10 +27,7 @@ if ((gpus > 0)); then
   exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$gpus" "$here/train.py" "$@"
 fi
 ranks=${CPU_RANKS:-1}
-if [[ ! $ranks =~ ^[1-9][0-9]*$ ]]; then
-  echo "error: CPU_RANKS must be a number of processes, not '$ranks'" >&2
-  exit 2
-fi
+[[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "CPU_RANKS must be a number of processes, not '$ranks'"
 preflight --num-processes "$ranks" ${CPU_RANKS:+--runtime.cpu} "$@"
 if ((ranks > 1)); then
   exec accelerate launch --config_file "$here/accelerate_config.yaml" --num_processes "$ranks" \

@@ -311,7 +311,7 @@ def list_tables(found: Mapping[str, Any], name: str, key: str, options: SourceOp
 
     def values(split: str) -> Sequence[Any]:
         if len(found[split]) == 0:
-            raise UserError(f"{source}: the split {split} is empty: --data.eval-split names another")
+            raise UserError(f"{source}: the split {split} is empty: choose by --data.train-split, --data.eval-split")
         where = f"{source}: the split {split}"
         its_labels = labels.values(_column(found[split], chosen.label, where))
         own = getattr(found[split].features[chosen.label], "names", None)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from deadlines import deadline
+from deadlines import Deadline, wait
 from places import ROOT
 
 TESTS = """
@@ -35,13 +35,13 @@ def test_a_session_does_not_delete_the_files_of_another_one(tmp_path):
     (tmp_path / "test_both.py").write_text(TESTS)
     first = session(tmp_path, "test_that_waits")
     try:
-        end = time.monotonic() + deadline(60)
+        end = Deadline(60)
         while not (tmp_path / "started").exists():
             assert first.poll() is None
-            assert time.monotonic() < end
+            assert not end.has_passed()
             time.sleep(0.05)
-        assert session(tmp_path, "test_that_ends").wait(deadline(60)) == 0
+        assert wait(session(tmp_path, "test_that_ends"), 60) == 0
         (tmp_path / "other_is_done").touch()
-        assert first.wait(deadline(60)) == 0
+        assert wait(first, 60) == 0
     finally:
         first.kill()
