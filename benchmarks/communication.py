@@ -96,7 +96,7 @@ class Bench:
 def start(options: argparse.Namespace) -> Bench:
     """Form the group as train.py does."""
     flags = ["--data.dataset", "synthetic", "--data.image-size", str(options.image_size)]
-    flags += ["--runtime.precision", options.precision, "--log.trackers"]
+    flags += ["--runtime.precision", options.precision, "--optim.name", "adamw", "--log.trackers"]
     flags += ["--out-dir", tempfile.gettempdir()]  # nothing is written there
     flags += ["--data.batch-size", str(128 * options.ranks)]  # of evaluations; those of steps are set one by one
     parsed = parse_config(flags if options.gpu else [*flags, "--runtime.cpu"])

@@ -157,7 +157,7 @@ GPU_LEVERS: dict[str, Callable[[], None] | list[str]] = {
     "input-kernel": without_input_kernel,
     "pool-kernels": without_pool_kernels,
     **{name: LEVERS[name] for name in ("channels-last", "space-to-depth", "fused-optimizer", "rare-waiting")},
-    "adamw": ["--optim.name", "muon"],
+    "adamw": ["--optim.name", "muon", "--optim.muon-layers", "convolutions"],
     "no-cuda-graphs": ["--runtime.cuda-graphs"],
 }
 """Those of a GPU, in the order of `gpu.sh`."""

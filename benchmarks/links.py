@@ -26,6 +26,7 @@ RATES = {"1gbit": 1e9, "100mbit": 1e8}
 PROBE = ("allreduce_ms", "allreduce_gb_per_second", "interconnect", "hosts")
 START = 900.0  # seconds for a run of six steps at 20 s, its start and its end
 QUICK = ["--data.dataset", "synthetic", "--data.limit", "640", "--log.every-steps", "1", "--log.trackers"]
+QUICK += ["--optim.name", "adamw"]  # as measuring.train has it
 
 
 def alone(batch: int) -> float:

@@ -58,7 +58,7 @@ def commands(options: argparse.Namespace, scratch: Path, images: int) -> dict[st
     timm = [*network, "--amp", "--amp-dtype", "bfloat16", "--num-classes", str(len(list((use / "val").iterdir())))]
     adamw, store = ["--opt", "adamw", "--lr", "3e-4", "--epochs", "1"], ["--data.cache-dir", str(scratch / "cache")]
     ours = [OURS, "train", "--config", "photos", "--data.dataset", str(train), *store, "--epochs", "1"]
-    ours += ["--wandb.mode", "disabled", "--out-dir", str(out / f"run-{time.time_ns()}")]
+    ours += ["--optim.name", "adamw", "--wandb.mode", "disabled", "--out-dir", str(out / f"run-{time.time_ns()}")]
     evaluate = [OURS, "evaluate", str(options.run), "--data.dataset", str(use), *store]
     return {
         f"train: {OURS}, pixels": [*ours, "--data.store", "pixels"],

@@ -7,15 +7,16 @@
     python benchmarks/recipes.py --gpu --candidates FILE --photos FOLDER --data.dataset path/to/cifar10
 
 Finished runs are not run again, and one that was stopped goes on. The first trains the recipes on their seeds, and
-writes each run's summary.json, the table recipes.md, curves.png, and the kernels of the longest recipe: six hours on
-two cores with AMX; the reference takes a minute on an H200. The second changes one thing at a time, on 5,000 training
-images that a fixed hash holds out, and writes ablations.md: two runs beside each other, on a core each, of 10,000
-images of 96 pixels thirty times, as often as the reference sees its 50,000 of 224. About two hours on two cores.
-The third and the fourth compare what may become the next recipe on three seeds, again on held-out images, one run
-after another, and write candidates.md, photographs.md and conv1_scales.png from the runs that are done.
+writes each run's summary.json, the table recipes.md, curves.png, and the kernels of the longest recipe: about 15
+hours on two cores with AMX; the reference with AdamW takes a minute on an H200. The second changes one thing at a
+time, on 5,000 training images that a fixed hash holds out, and writes ablations.md: two runs beside each other, on a
+core each, of 10,000 images of 96 pixels thirty times, as often as the reference sees its 50,000 of 224. About two
+hours on two cores. The third and the fourth compare what may become the next recipe on three seeds, again on held-out
+images, one run after another, and write candidates.md, photographs.md and conv1_scales.png from the runs that are done.
 `--gpu` (`gpu_runs.sh`) takes runs that only a GPU makes cheap, on three seeds: candidates, each a line of options in
-FILE added to the reference's, on held-out images at full size; then quick, lecture and long on the test images, and
-photos where a folder is named. It keeps each summary.json in docs/results/gpu. Not measured: no GPU was at hand.
+FILE added to the reference's, on held-out images at full size; then reference, quick, lecture and long on the test
+images, and photos where a folder is named. It keeps each summary.json in docs/results/gpu. Not measured: no GPU was at
+hand.
 """
 
 import argparse
@@ -106,7 +107,9 @@ GPU_CANDIDATES = (
 def train_on_gpu(more: list[str], *, candidates: list[str], photos: str | None) -> None:
     """Run what is missing of the runs for a GPU, keep each summary as it ends, and write gpu.md."""
     jobs = [("reference", f"--data.val-fraction 0.1 {line}") for line in ["", *GPU_CANDIDATES, *candidates]]
-    jobs += [(recipe, "") for recipe in ("quick", "lecture", "long")] + ([("photos", "")] if photos else [])
+    jobs += [(recipe, "") for recipe in ("reference", "quick", "lecture", "long")] + (
+        [("photos", "")] if photos else []
+    )
     for recipe, change in jobs:
         data = ["--data.dataset", photos] if recipe == "photos" and photos else []
         for seed in (0, 1, 2):

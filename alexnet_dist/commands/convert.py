@@ -54,7 +54,7 @@ def main(argv: Sequence[str], *, prog: str) -> int:
     rows = {
         "network": f"{out}: torchvision's AlexNet with {num_classes:,} classes, float32",
         "from": f"{source}, {entry}; {', '.join(dtypes)}" + (f"; {prefix} taken off its keys" if prefix else ""),
-        "train": f"alexnet-dist train --model.weights {shlex.quote(str(out))}",
+        "train": f"alexnet-dist train --config finetune --model.no-pretrained --model.weights {shlex.quote(str(out))}",
         "predict": f"alexnet-dist predict {shlex.quote(str(out))} PICTURES {BY_HAND}{imagenet}",
     }
     Console(enabled=True).card("converted", rows)

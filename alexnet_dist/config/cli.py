@@ -24,6 +24,8 @@ T = TypeVar("T")
 MAY_CHANGE_ON_RESUME = re.compile(
     r"epochs|out_dir|resume|max_steps|profile|data\.(cache_dir|fallback|threads|verify)|(runtime|log|wandb|checkpoint)\..*"
 )
+IN_VERSION_0_1 = {"model.conv1_init_scale": 1.0}
+"""What a run without these fields in its config.yaml did, where today's default does something else."""
 RECIPES = Path(__file__).with_name("recipes")
 """Configurations that come with the package; `--config` finds them by name."""
 
@@ -183,13 +185,14 @@ def changed_fields(recorded: dict[str, Any], config: Config) -> list[str]:
     """Name the fields that differ from a recorded configuration and that a resumed run must not change.
 
     Args:
-        recorded: what `to_dict` gave when the run began; a field that did not exist then had today's default.
+        recorded: what `to_dict` gave when the run began; a field that did not exist then has the value in
+            `IN_VERSION_0_1`, or today's default.
         config: the configuration of now.
 
     Returns:
         Lines such as `optim.lr: 0.0005 -> 0.001`.
     """
-    before, now = flat(to_dict(Config())) | flat(recorded), flat(to_dict(config))
+    before, now = flat(to_dict(Config())) | IN_VERSION_0_1 | flat(recorded), flat(to_dict(config))
     return [
         f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted(before.keys() | now.keys())

@@ -118,7 +118,8 @@ class ModelConfig:
     init: Literal["torch", "he"] = "torch"
     """Random initial weights: torch's default, or He initialisation after conv1, which keeps activations' variance."""
     conv1_init_scale: float = 0.1
-    """Factor on conv1's random weights and biases; well below 1, pictures show what was learned and less noise."""
+    """Factor on conv1's random weights and biases; well below 1, pictures show what was learned and less noise.
+    On CIFAR-10 a tenth cost AdamW 1.5 points of accuracy, and Muon none."""
     dropout: float = 0.25
     """Dropout probability before fc6 and fc7 (torchvision's own is 0.5)."""
 

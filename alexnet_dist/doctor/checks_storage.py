@@ -57,7 +57,10 @@ def run_folder(config: Config) -> CheckResult:
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """Return a checkpoint's size in bytes: weights, one or two optimizer states per weight, and EMA, in float32."""
+    """Return a checkpoint's size in bytes: weights, one or two optimizer states per weight, and EMA, in float32.
+
+    For Muon it is an upper bound: two states, though a weight that Muon itself moves has one.
+    """
     copies = 1 + (1 if config.optim.name in ("sgd", "lars") else 2) + (config.optim.ema is not None)
     return 4 * NUM_PARAMETERS * copies
 

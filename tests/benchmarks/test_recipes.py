@@ -132,7 +132,7 @@ def trained(tmp_path, monkeypatch):
                 "final_top1": top1,
                 "final_top1_flip_tta": top1 + 0.01,
                 "final_train_loss": 1.25,
-                "device": "NVIDIA H200" if recipe in ("adamw", "reference") else "CPU",
+                "device": "NVIDIA H200" if recipe.startswith("reference") else "CPU",
                 "cpu_threads": 2,
             }
             finished(recipes.folder(recipe, seed), [0.4, top1], **facts)
@@ -200,7 +200,7 @@ def test_runs_for_a_gpu_go_on_where_they_were_stopped_and_are_kept_one_by_one(tm
 
     monkeypatch.setattr(measuring, "subprocess", SimpleNamespace(run=train))
     words = ["--gpu", "--candidates", str(tmp_path / "lines.txt"), "--photos", "photos", "--data.dataset", "cifar"]
-    for expected in (3 * 7 - 1, 0):
+    for expected in (3 * 8 - 1, 0):
         monkeypatch.setattr(sys, "argv", ["recipes.py", *words])
         started.clear()
         recipes.main()
@@ -210,7 +210,7 @@ def test_runs_for_a_gpu_go_on_where_they_were_stopped_and_are_kept_one_by_one(tm
             assert [run[0] for run in started[:3]] == [0, 1, 2]
             assert (5, 0.0) in {(run[4], run[3]) for run in started}
     kept = sorted(path.name for path in (tmp_path / "results" / "gpu").glob("*.json"))
-    assert len(kept) == 21
+    assert len(kept) == 24
     assert "quick_1.json" in kept
     table = (tmp_path / "results" / "gpu" / "gpu.md").read_text()
     assert "| `quick.yaml`  | 3 | test | 50.00 ± 0.00 % | NVIDIA H200 | 60 s |" in table

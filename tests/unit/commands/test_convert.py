@@ -172,7 +172,7 @@ def test_it_says_what_to_do_next_and_that_works(tmp_path, capsys, num_classes, w
     out, said = tmp_path / "out.safetensors", capsys.readouterr().out
     assert f"with {num_classes:,} classes" in said
     assert "module. taken off its keys" in said
-    assert f"alexnet-dist train --model.weights {out}\n" in said
+    assert f"alexnet-dist train --config finetune --model.no-pretrained --model.weights {out}\n" in said
     assert f"alexnet-dist predict {out} PICTURES --mean R G B --std R G B" in said
     assert words in said
     start = weights.starting_weights(ModelConfig(weights=out))

@@ -1,6 +1,7 @@
 """The shipped recipes: all of them load, and hold what their names promise."""
 
 import pytest
+import yaml
 from places import ROOT
 
 from alexnet_dist.config import Config, flat, parse, to_dict
@@ -12,6 +13,8 @@ def test_recipes_load(recipe):
     config = parse(["--config", str(recipe)])
     assert isinstance(config, Config)
     assert config.wandb.group == recipe.stem, "W&B's view groups runs by it"
+    named = flat(yaml.safe_load(recipe.read_text(encoding="utf-8")))
+    assert {"optim.name", "model.conv1_init_scale"} <= named.keys(), "so that they do not change with the defaults"
 
 
 def test_lecture_recipe_is_the_lecture():
@@ -40,7 +43,7 @@ def test_the_reference_recipe_is_the_default():
     changed = {key: written[key] for key in written if written[key] != default[key]}
     assert changed == {"optim.weight_decay": 0.5, "wandb.group": "reference"}
     assert default["optim.weight_decay"] is None, (
-        "which is AdamW's 0.5 (test_optimizer), and right for other optimizers too"
+        "which is Muon's 0.5 (test_optimizer), and right for other optimizers too"
     )
 
 

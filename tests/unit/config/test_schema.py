@@ -25,3 +25,10 @@ def test_a_field_that_an_older_version_did_not_have_counts_as_its_default():
     del recorded["optim"]["ema"]
     assert changed_fields(recorded, parse([])) == []
     assert changed_fields(recorded, parse(["--optim.ema", "0.9"])) == ["optim.ema: None -> 0.9"]
+
+
+def test_a_run_of_version_0_1_continues_with_the_initial_weights_that_it_drew():
+    recorded = to_dict(parse([]))
+    del recorded["model"]["conv1_init_scale"]
+    assert changed_fields(recorded, parse(["--model.conv1-init-scale", "1"])) == []
+    assert changed_fields(recorded, parse([])) == ["model.conv1_init_scale: 1.0 -> 0.1"]

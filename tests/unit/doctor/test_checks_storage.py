@@ -36,7 +36,7 @@ def test_a_run_folder_on_a_full_disk(small_disk):
 
 def test_a_run_folder_that_holds_another_run(tmp_path):
     assert_says(checks_storage.run_folder(parse(["--resume", "must"])), "error", "no --out-dir is given")
-    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "config.yaml").write_text("seed: 1\nmodel: {conv1_init_scale: 0.1}\n")
     assert_says(
         checks_storage.run_folder(parse(["--out-dir", "."])), "error", "seed: 1 -> 0", "choose another --out-dir"
     )
@@ -60,7 +60,15 @@ def test_room_for_some_checkpoints(*, monkeypatch, tmp_path, free, held, keep, l
     assert_says(result, level, "up to 4", *(["--checkpoint.keep"] if level == "warning" else []))
 
 
-@pytest.mark.parametrize("flags", [[], ["--optim.name", "sgd"], ["--optim.name", "lars"], ["--optim.ema", "0.9"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--optim.name", "adamw"],
+        ["--optim.name", "sgd"],
+        ["--optim.name", "lars"],
+        ["--optim.name", "adamw", "--optim.ema", "0.9"],
+    ],
+)
 def test_the_size_of_a_checkpoint_is_that_of_its_tensors(flags):
     config = parse(flags)
     with torch.device("meta"):
