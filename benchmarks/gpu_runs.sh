@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train what only a GPU makes cheap, on three seeds each: candidates for the reference on held-out images, then reference.yaml,
-# quick.yaml, lecture.yaml, long.yaml, and photos.yaml where a folder of photographs is named. What is finished is not run again, and a run that
-# was stopped goes on. Summaries and a table: docs/results/gpu. Time and accuracy are not measured yet.
+# Train what only a GPU makes cheap, on three seeds each: candidates for the reference on held-out images, then
+# reference.yaml, quick.yaml, lecture.yaml, long.yaml, and photos.yaml where a folder of photographs is named. What is finished is not
+# run again, and a run that was stopped goes on. Summaries and a table: docs/results/gpu. Time and accuracy are not measured yet.
 #
 #     benchmarks/gpu_runs.sh --data.dataset path/to/cifar10
 #     benchmarks/gpu_runs.sh --candidates lines.txt --photos path/to/photographs --data.dataset path/to/cifar10
