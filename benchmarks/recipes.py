@@ -107,9 +107,8 @@ GPU_CANDIDATES = (
 def train_on_gpu(more: list[str], *, candidates: list[str], photos: str | None) -> None:
     """Run what is missing of the runs for a GPU, keep each summary as it ends, and write gpu.md."""
     jobs = [("reference", f"--data.val-fraction 0.1 {line}") for line in ["", *GPU_CANDIDATES, *candidates]]
-    jobs += [(recipe, "") for recipe in ("reference", "quick", "lecture", "long")] + (
-        [("photos", "")] if photos else []
-    )
+    on_test = ["reference", "quick", "lecture", "long", *(["photos"] if photos else [])]
+    jobs += [(recipe, "") for recipe in on_test]
     for recipe, change in jobs:
         data = ["--data.dataset", photos] if recipe == "photos" and photos else []
         for seed in (0, 1, 2):

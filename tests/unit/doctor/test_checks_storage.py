@@ -77,6 +77,14 @@ def test_the_size_of_a_checkpoint_is_that_of_its_tensors(flags):
     assert checks_storage.checkpoint_bytes(config) == 4 * copies * sum(p.numel() for p in network.parameters())
 
 
+def test_the_size_of_a_checkpoint_of_muon_is_an_upper_bound():
+    with torch.device("meta"):
+        network = torchvision.models.alexnet(num_classes=10)
+    one_state = sum(layer.weight.numel() for layer in network.features if hasattr(layer, "weight"))
+    tensors = 3 * sum(p.numel() for p in network.parameters()) - one_state
+    assert 4 * tensors <= checks_storage.checkpoint_bytes(parse(["--optim.name", "muon"])) < 1.02 * 4 * tensors
+
+
 def test_images_that_are_not_there(tmp_path, image_folder):
     (tmp_path / "empty").mkdir()
     for name, fragment in [
