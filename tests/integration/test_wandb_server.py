@@ -20,8 +20,10 @@ from tiny import records, summary, without_clocks
 from wandb_server import KEY, PROGRAM, serving
 
 from alexnet_dist.training import checkpoint
+from alexnet_dist.visualization import kernel_images
 
 IMAGES, EPOCHS, STEPS = 163, 6, 60
+PICTURES = len(kernel_images.WHICH) * len(kernel_images.COLUMNS) + 1  # and the summary
 FLAGS = f"--epochs {EPOCHS} --log.kernels-every-epochs 1 --log.every-steps 1 --log.trackers wandb".split()
 FINISH = 5  # seconds of an idle machine, instead of the tracker's own
 GRACE = 60  # for the rest of the run
@@ -114,7 +116,7 @@ def check_complete(server, folder, *, after=0, tables=True):
     for epoch in range(after + 1, EPOCHS + 1):
         figures = (run / f"figures/epoch_{epoch:04d}").glob("*.png")
         pictures = [path for path in figures if path.stem not in ("errors", "right")]  # tables of W&B's hold these
-        assert len(pictures) == 13, "before, now and diff of four sets of kernels, and the summary"
+        assert len(pictures) == PICTURES
         for path in pictures:
             assert sent(server, folder, held, f"kernels/{path.stem}", epoch) == {path.read_bytes()}, path
         for table in sent(server, folder, held, "confusion_table", epoch):
