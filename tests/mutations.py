@@ -121,7 +121,7 @@ MUTATIONS = [
         "R5",
         "only gloo's own errors count, not a reset connection",
         "distributed/watchdog.py",
-        '"gloo|nccl|connection (closed|reset)|timed out"',
+        '"gloo|nccl|connection (closed|reset)|timed out|pair closure"',
         '"never"',
         "faults/test_watchdog.py::test_a_failing_exchange_ends_all_ranks_and_the_run_continues_to_the_bit",
     ),

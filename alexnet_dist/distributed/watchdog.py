@@ -25,7 +25,7 @@ PERIOD = 1.0
 """Seconds between two messages to the store."""
 SILENCE = 4
 """Periods without a message after which a rank counts as gone."""
-COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
+COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset)|timed out|pair closure", re.IGNORECASE)
 
 
 class LostRankError(RuntimeError):
