@@ -41,6 +41,7 @@ OLDER = {"quick_Adam": "--optim.name adam", "reference_AdamW": ADAMW}
 COLOURS = dict(zip(SEEDS, ("#9aa7b5", "#8ab6e8", "#1f5fa8", "#eba0a8", "#d1495b"), strict=True))
 PICTURES = ("conv1_before", "conv1_now", "conv1_diff")
 MUON = "--optim.name muon --optim.muon-layers convolutions"
+CHOSEN = f"{MUON} --model.conv1-init-scale 0.1"
 BASE = (
     "--epochs 30 --data.image-size 96 --data.limit 10000 --data.val-fraction 0.1 --data.batch-size 256 "
     "--data.cutout 0.25 --model.init torch --model.dropout 0.5 --optim.name adamw --optim.lr 5e-4 "
@@ -73,18 +74,19 @@ CANDIDATES = {
         (
             *SCALES,
             "--model.dropout 0.1",
-            "--model.dropout 0",
-            "--data.batch-size 128 --optim.weight-decay 1.25",
-            "--optim.beta2 0.95",
-            "--optim.ema 0.99",
             MUON,
-            f"{MUON} --model.conv1-init-scale 0.1",
-            "--data.resized-crop 0.6",
+            CHOSEN,
+            f"{CHOSEN} --model.dropout 0.5",
+            f"{CHOSEN} --model.dropout 0",
+            f"{CHOSEN} --data.batch-size 128 --optim.weight-decay 1.25",
+            f"{CHOSEN} --optim.beta2 0.95",
+            f"{CHOSEN} --optim.ema 0.99",
+            f"{CHOSEN} --data.resized-crop 0.6",
         ),
     ),
     "photographs": (
         f"--config recipes/photos.yaml --epochs 6 --data.val-fraction 0.1 {ADAMW}",
-        (*SCALES, f"{MUON} --model.conv1-init-scale 0.1"),
+        (*SCALES, CHOSEN),
     ),
 }
 """By the name of its table: flags of the first row, and what each row changes."""
