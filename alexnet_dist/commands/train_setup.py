@@ -91,7 +91,8 @@ def prepare(  # noqa: PLR0917 - each has a type of its own
     )
 
     # ---- Accelerate
-    prepared, wrapped = accelerator.prepare(network, optimizer.build(network, config.optim))
+    products = torch.bfloat16 if hardware.precision.name == "bf16" else torch.float32
+    prepared, wrapped = accelerator.prepare(network, optimizer.build(network, config.optim, products=products))
     if accelerator.scaler is None:
         wrapped.optimizer.found_inf = torch.zeros((), device=accelerator.device)
     context = TrainContext(

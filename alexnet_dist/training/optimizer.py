@@ -15,10 +15,16 @@ ADAM_RMS = 0.2  # root mean square of AdamW's steps at a rate of 1 (arXiv:2502.1
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of which five iterations are taken; Muon's author's and torch's
 
 
-def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build(model: nn.Module, config: OptimConfig, *, products: torch.dtype = torch.bfloat16) -> torch.optim.Optimizer:
     """Return a fused optimizer over two groups: weights, which may decay, and biases, which do if asked.
 
     Source of the default, that biases do not: Jia et al., arXiv:1807.11205.
+
+    Args:
+        model: whose parameters to optimize.
+        config: the optimizer and its settings.
+        products: type of Muon's matrix products. float32 is 20 times as fast as bfloat16 on CPUs without bf16
+            instructions.
     """
     weights = [tensor for name, tensor in model.named_parameters() if not name.endswith(".bias")]
     biases = [tensor for name, tensor in model.named_parameters() if name.endswith(".bias")]
@@ -35,8 +41,8 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
         matrices = [weight for weight in weights[1:-1] if weight.ndim > 2 or config.muon_layers == "hidden"]
         groups[0]["params"] = [weight for weight in weights if all(weight is not matrix for matrix in matrices)]
         groups.append({"params": matrices, "weight_decay": decay, "muon_momentum": momentum})
+        return Muon(groups, lr=config.lr, betas=(0.9, config.beta2), products=products)
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lamb": Lamb}
-    kinds["muon"] = Muon
     return kinds[config.name](groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
 
 
@@ -102,8 +108,14 @@ class Muon(torch.optim.AdamW):
     A layer's weights, of a convolution as (out, in * height * width), take the step -lr (r O + decay w): O is the
     nearest orthogonal matrix to their Nesterov momentum, and r = 0.2 sqrt(longer side) gives it the size of AdamW's
     steps, so that one rate and one decay serve all layers (arXiv:2502.16982). torch.optim.Muon does the same for
-    matrices, but has no fused step, so nothing in it reads `found_inf`.
+    matrices, but has no fused step, so nothing in it reads `found_inf`. `products` is the type that O is computed in.
     """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], products: torch.dtype
+    ) -> None:
+        super().__init__(groups, lr=lr, betas=betas, fused=True)
+        self._products = products
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -124,14 +136,14 @@ class Muon(torch.optim.AdamW):
         lr, momentum, free = group["lr"], group["muon_momentum"], 1 - blocked
         gradient = torch.where(blocked > 0, 0.0, gradient)
         average = state["momentum_buffer"].lerp_(gradient, (1 - momentum) * free)
-        turned = _orthogonal(gradient.lerp(average, momentum).flatten(1))
+        turned = _orthogonal(gradient.lerp(average, momentum).flatten(1).to(self._products))
         weight.mul_(1 - lr * group["weight_decay"] * free)
         weight.sub_(lr * ADAM_RMS * math.sqrt(max(turned.shape)) * free * turned.view(weight.shape))
 
 
 def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Return about the nearest orthogonal matrix, in bfloat16: singular values from 0.7 to 1.2, by Newton-Schulz."""
-    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
+    """Return about the nearest orthogonal matrix: singular values from 0.7 to 1.2, by Newton-Schulz."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp(min=1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(5):

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from tiny import losses, run
+from tiny import DEFAULT_OPTIMIZER, losses, run
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", [[], DEFAULT_OPTIMIZER], ids=["adam", "default"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_gpu_is_close_to_the_cpu(tmp_path, precision):
-    flags = ["--model.dropout", "0", "--max-steps", "3"]
+def test_gpu_is_close_to_the_cpu(tmp_path, precision, optimizer):
+    flags = ["--model.dropout", "0", "--max-steps", "3", *optimizer]
     cpu = losses(run(tmp_path / "cpu", *flags, "--runtime.cpu"))
     gpu = losses(run(tmp_path / "gpu", *flags, "--runtime.precision", precision))
     assert gpu == pytest.approx(cpu, rel={"fp32": 1e-3, "bf16": 2e-2, "fp16": 1e-2}[precision])

@@ -20,6 +20,7 @@ from deadlines import deadline
 from PIL import Image
 from places import ROOT
 from tiny import (
+    DEFAULT_OPTIMIZER,
     FLAGS,
     equal,
     golden_alexnet,
@@ -146,6 +147,24 @@ def test_stopped_and_resumed_run_equals_an_uninterrupted_one(finished_run, tmp_p
     assert [line for line in ours if "train/loss" in line] == [line for line in whole if "train/loss" in line]
     assert ours[-1] == whole[-1]
     assert summary(folder)["status"] == "finished"
+
+
+def test_a_stopped_run_of_the_default_optimizer_goes_on_to_the_bit(tmp_path):
+    whole = run(tmp_path / "whole", *DEFAULT_OPTIMIZER)
+    cut = run(tmp_path / "cut", *DEFAULT_OPTIMIZER, "--max-steps", "2")
+    assert summary(cut)["status"] == "max_steps"
+    run(cut, *DEFAULT_OPTIMIZER, "--resume", "must")
+    for name in ("model", "optimizer"):
+        assert equal(weights(cut, name=name), weights(whole, name=name))
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_muon_multiplies_in_the_precision_of_the_run(tmp_path, precision, kind, monkeypatch):
+    """Without bf16 instructions a CPU takes fp32, and would take seconds for Muon's products in bf16."""
+    build, kinds = optimizer.build, []
+    monkeypatch.setattr(optimizer, "build", lambda *a, products: kinds.append(products) or build(*a, products=products))
+    run(tmp_path / "run", *DEFAULT_OPTIMIZER, "--max-steps", "1", "--runtime.precision", precision)
+    assert kinds == [kind]
 
 
 def test_a_resumed_run_sees_each_image_as_the_uninterrupted_one_does(tmp_path):
@@ -293,7 +312,9 @@ def test_collapse_is_reported(tmp_path, capsys):
 def test_an_optimizer_of_other_parameters_is_diagnosed(tmp_path, capsys, monkeypatch):
     """The lecture's regime: the head was swapped behind the optimizer's back, so its steps went nowhere."""
     build = optimizer.build
-    monkeypatch.setattr(optimizer, "build", lambda network, config: build(copy.deepcopy(network), config))
+    monkeypatch.setattr(
+        optimizer, "build", lambda network, config, **kinds: build(copy.deepcopy(network), config, **kinds)
+    )
     folder = run(tmp_path / "run", "--optim.lr", "3e-3")
     printed = " ".join(capsys.readouterr().err.split())
     assert equal(weights(folder), run_start(tmp_path)), "nothing moved"

@@ -12,7 +12,7 @@ import torch
 from deadlines import communicate
 from places import ROOT
 from ranks import free_port, run_ranks
-from tiny import beside_launch_scripts, equal, losses, records, run, run_with_ids, summary, weights
+from tiny import DEFAULT_OPTIMIZER, beside_launch_scripts, equal, losses, records, run, run_with_ids, summary, weights
 
 from alexnet_dist.data.inputs import Inputs
 from alexnet_dist.errors import UserError
@@ -47,14 +47,26 @@ def test_two_ranks_see_the_same_order(one, two):
 
 
 def test_two_ranks_have_the_same_losses_and_gradients(one, two):
-    assert len(losses(one[0])) == 6
-    assert losses(two[0]) == pytest.approx(losses(one[0]), rel=1e-5)
-    norms = [[record["train/grad_norm"] for record in records(run[0]) if "train/loss" in record] for run in (one, two)]
+    check_the_same(one[0], two[0])
+
+
+def test_two_ranks_have_the_same_losses_and_gradients_with_the_default_optimizer(tmp_path):
+    flags = SAME + DEFAULT_OPTIMIZER
+    one = run(tmp_path / "one", *flags)
+    run_ranks(rank_run, tmp_path / "two", flags)
+    check_the_same(one, tmp_path / "two")
+
+
+def check_the_same(one: Path, two: Path) -> None:
+    """The losses, gradients, rates and weights of two run folders are the same, to rounding."""
+    assert len(losses(one)) == 6
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    norms = [[record["train/grad_norm"] for record in records(run) if "train/loss" in record] for run in (one, two)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
-    rates = [[record["train/lr"] for record in records(run[0]) if "train/lr" in record] for run in (one, two)]
+    rates = [[record["train/lr"] for record in records(run) if "train/lr" in record] for run in (one, two)]
     assert rates[1] == rates[0]
-    for key, value in weights(two[0]).items():
-        torch.testing.assert_close(value, weights(one[0])[key], rtol=1e-3, atol=1e-5)
+    for key, value in weights(two).items():
+        torch.testing.assert_close(value, weights(one)[key], rtol=1e-3, atol=1e-5)
 
 
 def test_evaluation_counts_every_image_once_at_an_indivisible_size(one, two):

@@ -24,6 +24,8 @@ FLAGS = """--data.dataset synthetic --data.limit 52 --data.batch-size 16 --data.
     --model.conv1-init-scale 1 --model.dropout 0.5 --optim.name adam --optim.lr 5e-4 --optim.schedule one-cycle
     --optim.weight-decay 0 --optim.label-smoothing 0""".split()
 
+DEFAULT_OPTIMIZER = ["--optim.name", "muon", "--model.conv1-init-scale", "0.1"]
+
 
 def tiny_alexnet(*, num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
     """Stand in for torchvision.models.alexnet: the same keys and kernels in conv1 and conv2, everything else narrow."""

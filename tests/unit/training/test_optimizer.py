@@ -100,6 +100,18 @@ def test_lamb_by_hand():
         torch.testing.assert_close(mine, by_hand, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_muons_products_are_of_the_type_that_is_asked_for(kind, monkeypatch):
+    network, types = deep_network(), set()
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *a, **k: types.add(a[1].dtype) or addmm(*a, **k))
+    optimizer = optimizer_module.build(network, OptimConfig(name="muon"), products=kind)
+    network(torch.ones(5, 2, 4, 4)).sum().backward()
+    types.clear()  # the layers' own
+    optimizer.step()
+    assert types == {kind}
+
+
 @pytest.mark.parametrize("layers", ["convolutions", "hidden"])
 @pytest.mark.parametrize("momentum", [None, 0.8])
 def test_muon_is_torchs_for_hidden_layers_as_matrices_and_adamw_for_the_rest(layers, momentum):
