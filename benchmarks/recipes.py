@@ -7,7 +7,7 @@
     python benchmarks/recipes.py --gpu --candidates FILE --photos FOLDER --data.dataset path/to/cifar10
 
 Finished runs are not run again, and one that was stopped goes on. The first trains the recipes on their seeds, and
-writes each run's summary.json, the table recipes.md, curves.png, and the kernels of the longest recipe: about 15
+writes each run's summary.json, the table recipes.md, curves.png, and the kernels of the longest recipe: about 17
 hours on two cores with AMX; the reference with AdamW takes a minute on an H200. The second changes one thing at a
 time, on 5,000 training images that a fixed hash holds out, and writes ablations.md: two runs beside each other, on a
 core each, of 10,000 images of 96 pixels thirty times, as often as the reference sees its 50,000 of 224. About two

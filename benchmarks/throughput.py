@@ -5,8 +5,8 @@ make bench BENCH="--rounds 1"
 .venv/bin/python benchmarks/throughput.py --dataset cifar10     # CIFAR-10's own images instead of synthetic ones
 .venv/bin/python benchmarks/throughput.py --tune --rounds 1     # which workers and threads suit the Accelerate loop
 
-A round measures the machine's peak and then runs every contender (benchmarks/peers.py, and train.py with its default
-options) for `--steps` timed steps after `--warmup`, in an order that moves on by one each round. Speeds are
+A round measures the machine's peak and then runs every contender (benchmarks/peers.py, and train.py with AdamW as the
+others have it) for `--steps` timed steps after `--warmup`, in an order that moves on by one each round. Speeds are
 compared within a round, pair by pair. `--workers` are the loader processes of Accelerate and Lightning,
 `--lecture-workers` those of the lecture's loop, which says 4. Writes throughput.json, .md and .png.
 """
@@ -64,7 +64,7 @@ def run_peer(name: str, options: argparse.Namespace, *, workers: int, threads: i
 
 
 def run_ours(options: argparse.Namespace) -> Row:
-    """Run train.py as its users start it, and leave out the records of the warm-up."""
+    """Run train.py, and leave out the records of the warm-up."""
     steps = options.warmup + options.steps
     run = measuring.train(*_sizes(options), "--max-steps", str(steps), "--log.every-steps", str(options.warmup))
     warm = options.warmup * options.batch_size

@@ -11,7 +11,7 @@ import torch
 
 from alexnet_dist import __version__
 from alexnet_dist.commands.train_setup import TrainRun
-from alexnet_dist.config import Config, DataConfig, ModelConfig
+from alexnet_dist.config import Config, DataConfig, ModelConfig, OptimConfig
 from alexnet_dist.data import ImageData, Inputs, augment
 from alexnet_dist.distributed import Hardware, topology
 from alexnet_dist.distributed.hardware import processor
@@ -94,7 +94,8 @@ def run_card(run: TrainRun, progress: Progress, hardware: Hardware) -> dict[str,
         "steps": f"{plan.steps_per_epoch} an epoch, {config.epochs} epochs"
         + (f", stopping after step {plan.last_step}" if plan.last_step < config.epochs * plan.steps_per_epoch else "")
         + (f"; {left_over} images of each epoch's order do not fill a batch" if left_over else ""),
-        "optimizer": f"{config.optim.name}, lr {run.context.learning_rate.peak_lr:g} {config.optim.schedule}"
+        "optimizer": _optimizer(config.optim)
+        + f", lr {run.context.learning_rate.peak_lr:g} {config.optim.schedule}"
         + (f", evaluates an average of weights ({config.optim.ema:g})" if config.optim.ema else ""),
         "tracking": run.log.tracking,
         "run folder": f"{config.out_dir} ({begin})",
@@ -105,6 +106,11 @@ def _conv1(config: ModelConfig) -> str:
     """Say how conv1's random weights are drawn, where that is not as usual."""
     scaled = config.conv1_init_scale != 1 and not config.pretrained and config.weights is None
     return f", conv1's initial weights times {config.conv1_init_scale:g}" if scaled else ""
+
+
+def _optimizer(config: OptimConfig) -> str:
+    """Name the optimizer, and the layers that Muon takes."""
+    return f"{config.name} ({config.muon_layers})" if config.name == "muon" else config.name
 
 
 def collapse_words(collapse: str, record: Record, *, num_classes: int, moved: bool) -> str:

@@ -123,6 +123,11 @@ def test_run_card_tells_the_size_of_conv1s_draw_where_it_was_drawn_so():
     assert words == ["", ", conv1's initial weights times 0.1", ""]
 
 
+def test_run_card_tells_which_layers_muon_takes():
+    words = [run_summary._optimizer(OptimConfig(name=name)) for name in ("muon", "adamw")]
+    assert words == ["muon (convolutions)", "adamw"]
+
+
 def test_run_card_of_another_run(dataset, network):
     dataset.fallback_for = "cifar10"
     config = Config(

@@ -14,7 +14,8 @@ def test_recipes_load(recipe):
     assert isinstance(config, Config)
     assert config.wandb.group == recipe.stem, "W&B's view groups runs by it"
     named = flat(yaml.safe_load(recipe.read_text(encoding="utf-8")))
-    assert {"optim.name", "model.conv1_init_scale"} <= named.keys(), "so that they do not change with the defaults"
+    names = {"optim.name", "model.conv1_init_scale", *(["optim.muon_layers"] if config.optim.name == "muon" else [])}
+    assert names <= named.keys(), "so that they do not change with the defaults"
 
 
 def test_lecture_recipe_is_the_lecture():
