@@ -11,6 +11,7 @@ from alexnet_dist.commands import train_setup
 from alexnet_dist.config import Config, DataConfig, parse
 from alexnet_dist.data import GlobalBatches
 from alexnet_dist.distributed import accelerator as processes
+from alexnet_dist.distributed.precision import Precision
 from alexnet_dist.models import StartingWeights
 
 DATA = dataset()
@@ -84,7 +85,7 @@ def prepared(monkeypatch):
             ["--data.dataset", "synthetic", "--data.batch-size", "16", "--runtime.precision", "fp32", *flags]
         )
         accelerator, _ = processes.make_accelerator(config)
-        hardware = SimpleNamespace(peak_flops=7e12)
+        hardware = SimpleNamespace(peak_flops=7e12, precision=Precision("fp32", "asked for"))
         inputs = train_setup.make_inputs(config, DATA, None, torch.float32)
         return train_setup.prepare(config, DATA, Tiny(), accelerator, hardware, inputs, lambda: None)
 
