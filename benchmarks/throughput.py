@@ -5,8 +5,8 @@ make bench BENCH="--rounds 1"
 .venv/bin/python benchmarks/throughput.py --dataset cifar10     # CIFAR-10's own images instead of synthetic ones
 .venv/bin/python benchmarks/throughput.py --tune --rounds 1     # which workers and threads suit the Accelerate loop
 
-A round measures the machine's peak and then runs every contender (benchmarks/peers.py, and train.py with AdamW as the
-others have it) for `--steps` timed steps after `--warmup`, in an order that moves on by one each round. Speeds are
+A round measures the machine's peak and then runs every contender (benchmarks/peers.py with Adam, and train.py with
+AdamW) for `--steps` timed steps after `--warmup`, in an order that moves on by one each round. Speeds are
 compared within a round, pair by pair. `--workers` are the loader processes of Accelerate and Lightning,
 `--lecture-workers` those of the lecture's loop, which says 4. Writes throughput.json, .md and .png.
 """
